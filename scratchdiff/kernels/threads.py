@@ -1,0 +1,24 @@
+"""One pool of threads. Numba's threads share out the work; BLAS is kept to one thread, and is called from inside them.
+
+NumPy and SciPy each bring an OpenBLAS with threads of its own. Pools that take turns fight for the cores: idle OpenBLAS
+threads spin, and every hand-over costs milliseconds. So the first kernel that runs sets both libraries to one thread, for
+the whole process. The number of Numba's threads is the environment variable NUMBA_NUM_THREADS, or the number of cores.
+"""
+
+import ctypes
+
+import numpy._core._multiarray_umath as numpy_library
+import scipy.linalg.cython_blas as scipy_library
+
+# what OpenBLAS calls its setter in NumPy's and SciPy's wheels, and in builds against the system's library
+SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads")
+
+
+def keep_blas_to_one_thread() -> None:
+    """Tell each OpenBLAS in the process to use one thread. Another BLAS (MKL, Accelerate) is left as it is."""
+    for library in (numpy_library, scipy_library):
+        handle = ctypes.CDLL(library.__file__)
+        for name in SETTERS:
+            if hasattr(handle, name):
+                getattr(handle, name)(1)
+                break

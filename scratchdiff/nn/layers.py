@@ -1,0 +1,113 @@
+"""Layers: an op together with the parameters it needs. How a weight starts is the only mathematics here.
+
+Weights start uniform with variance 1/fan_avg, fan_avg = (inputs + outputs of one unit)/2 (Glorot & Bengio 2010, as Ho's
+code), so that signals neither grow nor fade on their way; biases start at zero. Every layer takes the generator it
+draws its weights from and the dtype it keeps them in.
+"""
+
+import numpy as np
+
+from scratchdiff import ops
+from scratchdiff.autograd import Tensor
+from scratchdiff.nn.module import Module
+
+
+def glorot(shape: tuple, rng: np.random.Generator, dtype) -> Tensor:
+    """A weight (..., in, out), uniform in ±√(3/fan_avg), so of variance 1/fan_avg; leading axes are the taps of a kernel."""
+    taps = int(np.prod(shape[:-2]))
+    limit = np.sqrt(3 / (taps * (shape[-2] + shape[-1]) / 2))
+    return Tensor(rng.uniform(-limit, limit, shape).astype(dtype))
+
+
+def zeros(shape: tuple, dtype) -> Tensor:
+    """A parameter that starts at zero."""
+    return Tensor(np.zeros(shape, dtype))
+
+
+class Linear(Module):
+    """y = x w + b.   (..., in_features) → (..., out_features). `zero=True` starts w at zero."""
+
+    def __init__(self, in_features, out_features, *, rng, dtype=np.float32, zero=False):
+        shape = in_features, out_features
+        self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
+        self.b = zeros(out_features, dtype)
+
+    def __call__(self, x):
+        return ops.linear(x, self.w, self.b)
+
+
+class Conv2d(Module):
+    """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`."""
+
+    def __init__(self, in_channels, out_channels, kernel=3, *, stride=1, padding="same", rng, dtype=np.float32, zero=False):
+        shape = kernel, kernel, in_channels, out_channels
+        self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
+        self.b = zeros(out_channels, dtype)
+        self.stride, self.padding = stride, padding
+
+    def __call__(self, x):
+        return ops.conv2d(x, self.w, self.b, self.stride, self.padding)
+
+
+class GroupNorm(Module):
+    """Group normalisation with scale 1 and shift 0 to start from.   (N, ..., channels). ValueError as `ops.group_norm`."""
+
+    def __init__(self, channels, groups, *, dtype=np.float32):
+        self.scale = Tensor(np.ones(channels, dtype))
+        self.shift = zeros(channels, dtype)
+        self.groups = groups
+
+    def __call__(self, x):
+        return ops.group_norm(x, self.scale, self.shift, groups=self.groups)
+
+
+class SelfAttention(Module):
+    """x + proj(attention(q, k, v)) over all pixels, with q, k, v from GN(x); proj starts at zero, so the block as identity.
+
+    x: (N, H, W, channels) → the same. `heads` must divide the channels, or ValueError. Ho et al. 2020, Appendix B.
+    """
+
+    def __init__(self, channels, groups, heads=1, *, rng, dtype=np.float32):
+        if channels % heads:
+            raise ValueError(f"SelfAttention: {heads} heads do not divide {channels} channels")
+        self.norm = GroupNorm(channels, groups, dtype=dtype)
+        self.q = Linear(channels, channels, rng=rng, dtype=dtype)
+        self.k = Linear(channels, channels, rng=rng, dtype=dtype)
+        self.v = Linear(channels, channels, rng=rng, dtype=dtype)
+        self.proj = Linear(channels, channels, rng=rng, dtype=dtype, zero=True)
+        self.heads = heads
+
+    def __call__(self, x):
+        N, H, W, C = x.shape
+        h = self.norm(x)
+
+        def split(a):  # (N, H, W, C) → (N, heads, L, D), L = H W pixels
+            return a.reshape(N, H * W, self.heads, C // self.heads).transpose(0, 2, 1, 3)
+
+        y = ops.attention(split(self.q(h)), split(self.k(h)), split(self.v(h)))
+        return x + self.proj(y.transpose(0, 2, 1, 3).reshape(N, H, W, C))
+
+
+class TimestepMLP(Module):
+    """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width)."""
+
+    def __init__(self, dim, width, *, rng, dtype=np.float32):
+        self.dim, self.dtype = dim, dtype
+        self.dense1 = Linear(dim, width, rng=rng, dtype=dtype)
+        self.dense2 = Linear(width, width, rng=rng, dtype=dtype)
+
+    def __call__(self, t):
+        temb = ops.timestep_embedding(t, self.dim, dtype=self.dtype)
+        return self.dense2(ops.silu(self.dense1(temb)))
+
+
+def check_input(name: str, xt, t, shape: tuple) -> None:
+    """Raise the ValueError of a network called with an xt that is not (N, *shape) or a t that is not (N,)."""
+    if np.shape(xt)[1:] != shape or np.shape(t) != np.shape(xt)[:1]:
+        raise ValueError(f"{name}: needs xt of shape (N, {', '.join(map(str, shape))}) and t of (N,), "
+                         f"got {np.shape(xt)} and {np.shape(t)}")  # fmt: skip
+
+
+def as_input(xt, dtype):
+    """xt in the network's dtype. A Tensor is left as it is, so that gradients flow through it."""
+    return xt if isinstance(xt, Tensor) else np.asarray(xt, dtype)

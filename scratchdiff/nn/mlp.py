@@ -1,0 +1,43 @@
+"""The denoiser for points in the plane: residual blocks of two linear layers, each told the timestep."""
+
+import numpy as np
+
+from scratchdiff import ops
+from scratchdiff.nn.layers import Linear, TimestepMLP, as_input, check_input
+from scratchdiff.nn.module import Module
+
+
+class MLPBlock(Module):
+    """h + dense2(SiLU(dense1(SiLU(h)) + temb_proj(temb))); dense2 starts at zero, so the block as identity."""
+
+    def __init__(self, width, *, rng, dtype=np.float32):
+        self.dense1 = Linear(width, width, rng=rng, dtype=dtype)
+        self.temb_proj = Linear(width, width, rng=rng, dtype=dtype)
+        self.dense2 = Linear(width, width, rng=rng, dtype=dtype, zero=True)
+
+    def __call__(self, h, temb):
+        inner = self.dense1(ops.silu(h)) + self.temb_proj(temb)
+        return h + self.dense2(ops.silu(inner))
+
+
+class MLP(Module):
+    """The toy denoiser: model(xt, t) → what `predict` names, as the U-Net.
+
+    dim: coordinates of a point; width, num_blocks: of the residual trunk. xt: (N, dim), t: (N,) integers → (N, dim).
+    The last layer starts at zero. Raises ValueError for inputs of other shapes.
+    """
+
+    def __init__(self, dim=2, width=128, num_blocks=3, *, rng, dtype=np.float32):
+        self.dim, self.dtype = dim, dtype
+        self.temb = TimestepMLP(width, width, rng=rng, dtype=dtype)
+        self.dense_in = Linear(dim, width, rng=rng, dtype=dtype)
+        self.blocks = [MLPBlock(width, rng=rng, dtype=dtype) for _ in range(num_blocks)]
+        self.dense_out = Linear(width, dim, rng=rng, dtype=dtype, zero=True)
+
+    def __call__(self, xt, t):
+        check_input("MLP", xt, t, (self.dim,))
+        temb = ops.silu(self.temb(t))
+        h = self.dense_in(as_input(xt, self.dtype))
+        for block in self.blocks:
+            h = block(h, temb)
+        return self.dense_out(ops.silu(h))

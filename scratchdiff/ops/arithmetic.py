@@ -1,0 +1,131 @@
+"""Arithmetic: elementwise ops with broadcasting, the matrix product, sums and means. Tensor learns its operators here.
+
+Broadcasting copies an entry to many places, so its gradient is the sum over those places: `unbroadcast`.
+"""
+
+import numpy as np
+
+from scratchdiff.autograd import Tensor, op
+
+
+def unbroadcast(dy: np.ndarray, like) -> np.ndarray:
+    """Sum dy over the axes along which `like` was broadcast to dy's shape, so that the result has like's shape."""
+    shape = np.shape(like)
+    if dy.shape == shape:
+        return dy
+    dy = dy.sum(tuple(range(dy.ndim - len(shape))))
+    stretched = tuple(axis for axis, n in enumerate(shape) if n == 1 and dy.shape[axis] != 1)
+    return dy.sum(stretched, keepdims=True) if stretched else dy
+
+
+def broadcast(name: str, f, a, b) -> np.ndarray:
+    """f(a, b), or the ValueError that names the op and both shapes where they do not broadcast."""
+    try:
+        return f(a, b)
+    except ValueError:
+        raise ValueError(f"{name}: shapes {np.shape(a)} and {np.shape(b)} do not fit") from None
+
+
+@op
+def add(a, b):
+    """y = a + b. Shapes that broadcast, or ValueError (as for `sub`, `mul`, `div`)."""
+    return broadcast("add", np.add, a, b), lambda dy: (unbroadcast(dy, a), unbroadcast(dy, b))
+
+
+@op
+def sub(a, b):
+    """y = a − b."""
+    return broadcast("sub", np.subtract, a, b), lambda dy: (unbroadcast(dy, a), unbroadcast(-dy, b))
+
+
+@op
+def mul(a, b):
+    """y = a · b, entry by entry."""
+    return broadcast("mul", np.multiply, a, b), lambda dy: (unbroadcast(dy * b, a), unbroadcast(dy * a, b))
+
+
+@op
+def div(a, b):
+    """y = a / b, entry by entry."""
+    y = broadcast("div", np.divide, a, b)
+    return y, lambda dy: (unbroadcast(dy / b, a), unbroadcast(-dy * y / b, b))
+
+
+@op
+def neg(x):
+    """y = −x."""
+    return -x, lambda dy: (-dy,)
+
+
+@op
+def power(x, exponent):
+    """y = xᵖ for one real number p, not a Tensor; x ≥ 0 where p is not an integer. ValueError if p is an array."""
+    if np.ndim(exponent) != 0:
+        raise ValueError(f"power: the exponent must be one real number, got shape {np.shape(exponent)}")
+    p = exponent
+    return x**p, lambda dy: (dy * p * x ** (p - 1) if p != 0 else np.zeros_like(dy),)
+
+
+@op
+def exp(x):
+    """y = eˣ."""
+    y = np.exp(x)
+    return y, lambda dy: (dy * y,)
+
+
+@op
+def log(x):
+    """y = ln x, x > 0."""
+    return np.log(x), lambda dy: (dy / x,)
+
+
+@op
+def sum(x, axis=None, keepdims=False):  # noqa: A001: the field's name for it
+    """y = Σ x over `axis` (an int, a tuple, or None for all)."""
+    axes = _axes("sum", x, axis)
+    return x.sum(axes, keepdims=keepdims), lambda dy: (_spread(dy, x, axes),)
+
+
+@op
+def mean(x, axis=None, keepdims=False):
+    """y = Σ x / n over `axis` (an int, a tuple, or None for all). Raises ValueError where n = 0."""
+    axes = _axes("mean", x, axis)
+    n = int(np.prod([x.shape[a] for a in axes]))
+    if n == 0:
+        raise ValueError(f"mean: nothing to average over axis {axis} of shape {x.shape}")
+    return x.mean(axes, keepdims=keepdims), lambda dy: (_spread(dy / n, x, axes),)
+
+
+def _axes(name, x, axis):
+    axes = range(x.ndim) if axis is None else (axis,) if np.ndim(axis) == 0 else axis
+    if any(not -x.ndim <= a < x.ndim for a in axes):
+        raise ValueError(f"{name}: axis {axis} is not an axis of shape {x.shape}")
+    return tuple(a % x.ndim for a in axes)
+
+
+def _spread(dy, x, axes):
+    return np.broadcast_to(np.expand_dims(dy.reshape([n for a, n in enumerate(x.shape) if a not in axes]), axes), x.shape)
+
+
+@op
+def matmul(a, b):
+    """y = a @ b, the matrix product of the last two axes; leading axes broadcast.   a: (..., n, k), b: (..., k, m).
+
+    Raises ValueError if either has fewer than two axes, or the shapes do not fit."""
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(f"matmul: needs matrices, got shapes {a.shape} and {b.shape}")
+    y = broadcast("matmul", np.matmul, a, b)
+
+    def backward(dy):  # y_ij = Σ_k a_ik b_kj, so ∂y_ij/∂a_ik = b_kj
+        return unbroadcast(dy @ b.swapaxes(-1, -2), a), unbroadcast(a.swapaxes(-1, -2) @ dy, b)
+
+    return y, backward
+
+
+Tensor.__add__ = Tensor.__radd__ = add
+Tensor.__mul__ = Tensor.__rmul__ = mul
+Tensor.__sub__, Tensor.__rsub__ = sub, lambda a, b: sub(b, a)
+Tensor.__truediv__, Tensor.__rtruediv__ = div, lambda a, b: div(b, a)
+Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
+Tensor.__neg__, Tensor.__pow__ = neg, power
+Tensor.sum, Tensor.mean = sum, mean

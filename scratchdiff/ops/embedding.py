@@ -1,0 +1,28 @@
+"""The timestep as a vector: sines and cosines from fast to slow, so that near steps look alike and far ones differ."""
+
+import numpy as np
+
+from scratchdiff.autograd import op
+
+
+@op
+def timestep_embedding(t, dim, *, dtype=np.float64):
+    """[sin(t ω_0) … sin(t ω_{h−1}), cos(t ω_0) … cos(t ω_{h−1})],  ω_i = exp(−ln 10⁴ · i/(h − 1)),  h = dim/2.
+
+    t: (N,) timesteps → (N, dim); integers give the stated dtype, floats keep their own. An odd dim ends in a zero
+    column. As in Ho et al.'s code (after Vaswani et al. 2017, section 3.5). Raises ValueError unless t is (N,) and dim ≥ 4.
+    """
+    t = np.asarray(t)
+    if t.ndim != 1 or dim < 4:
+        raise ValueError(f"timestep_embedding: needs t of shape (N,) and dim >= 4, got t {t.shape} and dim {dim}")
+    half = dim // 2
+    omega = np.exp(-np.log(10_000) * np.arange(half) / (half - 1))
+    angle = t[:, None] * omega  # float64: t ω reaches 1000, where float32 keeps only four decimals
+    sin, cos = np.sin(angle), np.cos(angle)
+    dtype = t.dtype if t.dtype.kind == "f" else dtype
+    y = np.concatenate([sin, cos, np.zeros((len(t), dim % 2))], axis=1).astype(dtype)
+
+    def backward(dy):
+        return (((dy[:, :half] * cos - dy[:, half : 2 * half] * sin) @ omega).astype(dtype),)
+
+    return y, backward
