@@ -1,3 +1,48 @@
-from scratchdiff import ops
+"""scratchdiff: denoising diffusion from scratch in NumPy, to be read.
+
+The files are chapters, and each imports only from the ones before it:
+
+    autograd.py     Tensor, Tape, op: the whole engine
+    gradcheck.py    central differences against the tape
+    kernels/        the hot loops: reference.py is the formula, the rest is Numba
+    ops/            every op: forward and hand-derived backward side by side
+    nn/             layers, the MLP and the U-Net: parameters and wiring
+    optim.py        Adam, gradient clipping, EMA, learning rates
+    diffusion/      the noise schedule, the process and its losses, the samplers
+    data/           points in the plane, MNIST
+    train.py        the loop;  checkpoint.py  a run on disk;  metrics.py  how good are the digits?
+    plots.py        pictures;  cli.py  the command line
+
+Read them in this order, or begin at demos/mnist.py and look up what it calls.
+"""
+
+from importlib import import_module
+
+from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
+from scratchdiff.diffusion import (
+    GaussianDiffusion,
+    Schedule,
+    cosine_schedule,
+    ddim_steps,
+    ddpm_steps,
+    linear_schedule,
+    sample_ddim,
+    sample_ddpm,
+)
 from scratchdiff.gradcheck import gradcheck
+from scratchdiff.nn import MLP, UNet
+from scratchdiff.optim import EMA, Adam
+
+__version__ = "0.1.0"
+
+__all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Schedule", "Tape", "Tensor", "UNet", "cosine_schedule", "data",
+           "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "linear_schedule", "nn", "op", "ops", "sample_ddim",
+           "sample_ddpm"]  # fmt: skip
+
+
+def __getattr__(name):
+    """`sd.metrics` and `sd.plots` bring in SciPy and matplotlib, so they are imported when first asked for."""
+    if name in ("checkpoint", "metrics", "optim", "plots", "train"):
+        return import_module(f"scratchdiff.{name}")
+    raise AttributeError(f"module 'scratchdiff' has no attribute {name!r}")

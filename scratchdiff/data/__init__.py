@@ -1,0 +1,31 @@
+"""What the models learn from: 2-D toy sets, handwritten digits, and the batches drawn from either.
+
+Read `toy2d.py` first: eight distributions whose shape, mean and variance are known exactly, and letters of your
+choice. `mnist.py` reads the digits, either the ten thousand in `embedded/`, chosen by `embed.py`, or the whole set
+from a folder. All data has roughly the scale of the noise it will be drowned in: toy sets have mean 0 and variance 1,
+pixels lie in [-1, 1].
+"""
+
+import itertools
+
+from .mnist import download_mnist, mnist, read_idx
+from .toy2d import TOY_NAMES, toy
+
+__all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "toy"]
+
+
+def batches(images, batch_size, rng):
+    """Endless batches of `images`, each drawn uniformly with replacement.
+
+    images: an array (N, ...) of any kind; batch_size: at least 1, and it may exceed N; rng: np.random.Generator.
+    Yields arrays (batch_size, ...). There are no epochs, so the state of `rng` is all that a run must save to go on
+    where it stopped. Images with their labels: let the batches be indices, `batches(np.arange(N), batch_size, rng)`.
+
+    Raises ValueError, at the call, if batch_size < 1 or there are no images.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
+    if len(images) == 0:
+        raise ValueError("batches: there are no images to draw from")
+    # an expression rather than `yield`, which would put off the two checks until the first batch
+    return (images[rng.integers(len(images), size=batch_size)] for _ in itertools.repeat(None))

@@ -1,0 +1,58 @@
+"""The training loop, as a generator: whoever runs it decides what to print, draw or save between two steps."""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from scratchdiff.autograd import Tape
+from scratchdiff.data import batches
+from scratchdiff.optim import clip_grad_norm, cosine_decay, warmup
+
+
+class TrainStep(NamedTuple):
+    """What `train` yields after each step: step counts from 1; progress is the share of the run that is done, 0..1."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    progress: float
+
+
+def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
+          lr=1e-3, warmup_steps=100, clip_norm=1.0, start=0) -> Iterator[TrainStep]:  # fmt: skip
+    """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
+
+    data: (n, ...), drawn from with replacement. It ends after `steps` steps in all or `seconds` seconds, whichever comes
+    first; the learning rate rises over `warmup_steps` to lr and falls to zero as a cosine of the share that is done.
+    start: steps already taken, when a run goes on: with the states of optimizer, ema and rng restored, and `steps` the
+    same, the run is then bit for bit the one that never stopped. clip_norm: the largest gradient norm let through.
+    Raises ValueError if neither steps nor seconds is given, or either is not positive.
+    """
+    if (steps is None and seconds is None) or not (steps is None or steps > 0) or not (seconds is None or seconds > 0):
+        raise ValueError(f"train: give a positive number of steps or seconds, got steps={steps}, seconds={seconds}")
+    parameters = model.parameters()
+    draws = batches(data, batch_size, rng)
+    began = time.perf_counter()
+    step = start
+    progress = run_share(step, steps, 0.0, seconds)
+    while progress < 1:
+        step += 1
+        optimizer.lr = lr * warmup(step, warmup_steps) * cosine_decay(progress)
+        x0 = next(draws)
+        optimizer.zero_grad()
+        with Tape() as tape:
+            loss = diffusion.loss(model, x0, rng)
+        tape.backward(loss)
+        grad_norm = clip_grad_norm(parameters, clip_norm)
+        optimizer.step()
+        ema.update()
+        progress = run_share(step, steps, time.perf_counter() - began, seconds)
+        yield TrainStep(step, loss.item(), grad_norm, optimizer.lr, progress)
+
+
+def run_share(step, steps, elapsed, seconds) -> float:
+    """How much of the run is done, by the limit that is nearer: 1 or more at the end."""
+    return max(step / steps if steps else 0.0, elapsed / seconds if seconds else 0.0)
