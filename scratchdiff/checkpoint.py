@@ -1,7 +1,7 @@
 """A run on disk: one .npz of plain arrays, nothing pickled, that holds all that is needed to go on or to sample.
 
-    model/NAME, ema/NAME, adam_m/NAME, adam_v/NAME     one array for each parameter
-    meta                                               JSON: format, settings, step, counters, the generator's state
+model/NAME, ema/NAME, adam_m/NAME, adam_v/NAME     one array for each parameter
+meta                                               JSON: format, settings, step, counters, the generator's state
 """
 
 import json

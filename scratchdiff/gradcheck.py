@@ -99,3 +99,13 @@ def directional_derivative(f: Callable, xs: list, x: Tensor, v: np.ndarray, dy: 
         x.data = start
     gaps = np.abs(np.diff(estimates))
     return estimates[int(gaps.argmin()) + 1]
+
+
+def fill_zeros(parameters: dict[str, Tensor], rng: np.random.Generator, size: float = 0.1) -> None:
+    """Draw every parameter that is all zeros from N(0, size²), in place.
+
+    Last layers start at zero, so at the start nothing before them has a gradient, and a check there would be blind.
+    """
+    for p in parameters.values():
+        if not p.data.any():
+            p.data = size * rng.standard_normal(p.shape).astype(p.dtype)

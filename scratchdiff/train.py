@@ -35,7 +35,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
         raise ValueError(f"train: give a positive number of steps or seconds, got steps={steps}, seconds={seconds}")
     parameters = model.parameters()
     draws = batches(data, batch_size, rng)
-    began = time.perf_counter()
+    began = None
     step = start
     progress = run_share(step, steps, 0.0, seconds)
     while progress < 1:
@@ -49,7 +49,9 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
         grad_norm = clip_grad_norm(parameters, clip_norm)
         optimizer.step()
         ema.update()
-        progress = run_share(step, steps, time.perf_counter() - began, seconds)
+        now = time.perf_counter()
+        began = now if began is None else began  # the first step may compile the kernels: the clock starts after it
+        progress = run_share(step, steps, now - began, seconds)
         yield TrainStep(step, loss.item(), grad_norm, optimizer.lr, progress)
 
 

@@ -50,15 +50,15 @@ class Conv2d(Module):
 
 
 class GroupNorm(Module):
-    """Group normalisation with scale 1 and shift 0 to start from.   (N, ..., channels). ValueError as `ops.group_norm`."""
+    """Group normalisation, scale 1 and shift 0 to start from, then SiLU where `silu` is True.   (N, ..., channels) → same."""
 
-    def __init__(self, channels, groups, *, dtype=np.float32):
+    def __init__(self, channels, groups, *, silu=False, dtype=np.float32):
         self.scale = Tensor(np.ones(channels, dtype))
         self.shift = zeros(channels, dtype)
-        self.groups = groups
+        self.groups, self.silu = groups, silu
 
     def __call__(self, x):
-        return ops.group_norm(x, self.scale, self.shift, groups=self.groups)
+        return ops.group_norm(x, self.scale, self.shift, groups=self.groups, silu=self.silu)
 
 
 class SelfAttention(Module):

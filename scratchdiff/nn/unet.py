@@ -14,12 +14,14 @@ class ResBlock(Module):
     1×1 convolution where the channels change, else nothing.
     """
 
-    def __init__(self, in_channels, out_channels, temb_width, *, groups, attention=False, dropout=0.0, rng, dtype=np.float32):
+    def __init__(
+        self, in_channels, out_channels, temb_width, *, groups, attention=False, dropout=0.0, rng, dtype=np.float32
+    ):
         kw = dict(rng=rng, dtype=dtype)
-        self.norm1 = GroupNorm(in_channels, groups, dtype=dtype)
+        self.norm1 = GroupNorm(in_channels, groups, silu=True, dtype=dtype)
         self.conv1 = Conv2d(in_channels, out_channels, **kw)
         self.temb_proj = Linear(temb_width, out_channels, **kw)
-        self.norm2 = GroupNorm(out_channels, groups, dtype=dtype)
+        self.norm2 = GroupNorm(out_channels, groups, silu=True, dtype=dtype)
         self.conv2 = Conv2d(out_channels, out_channels, zero=True, **kw)
         self.shortcut = Linear(in_channels, out_channels, **kw) if in_channels != out_channels else None
         self.attn = SelfAttention(out_channels, groups, **kw) if attention else None
@@ -27,9 +29,9 @@ class ResBlock(Module):
 
     def __call__(self, x, temb, rng=None):
         N = len(temb)
-        h = self.conv1(ops.silu(self.norm1(x)))
+        h = self.conv1(self.norm1(x))
         h = h + self.temb_proj(ops.silu(temb)).reshape(N, 1, 1, -1)
-        h = ops.silu(self.norm2(h))
+        h = self.norm2(h)
         if rng is not None and self.dropout > 0:
             h = ops.dropout(h, rate=self.dropout, rng=rng)
         h = self.conv2(h) + (x if self.shortcut is None else self.shortcut(x))
@@ -114,7 +116,7 @@ class UNet(Module):
                 size *= 2
         assert not skips and size == image_size // patch_size
 
-        self.norm_out = GroupNorm(c, groups, dtype=dtype)
+        self.norm_out = GroupNorm(c, groups, silu=True, dtype=dtype)
         self.conv_out = Conv2d(c, out_channels * patch_size**2, zero=True, **kw)
 
     def __call__(self, xt, t, rng=None):
@@ -138,5 +140,5 @@ class UNet(Module):
             h = layer(h) if isinstance(layer, Upsample) else layer(ops.concat([h, skips.pop()]), temb, rng)
         assert not skips
 
-        h = self.conv_out(ops.silu(self.norm_out(h)))
+        h = self.conv_out(self.norm_out(h))
         return ops.depth_to_space(h, block=self.patch_size) if self.patch_size > 1 else h

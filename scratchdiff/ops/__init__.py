@@ -1,7 +1,7 @@
 """The ops: plain functions on arrays, each with its hand-derived backward beside its forward, lifted to Tensors by `@op`."""
 
 from scratchdiff.ops.activations import gelu, relu, sigmoid, silu, tanh
-from scratchdiff.ops.arithmetic import add, div, exp, log, matmul, mean, mul, neg, power, sub, sum  # noqa: A004
+from scratchdiff.ops.arithmetic import add, div, exp, log, matmul, mean, mul, neg, power, sub, sum
 from scratchdiff.ops.attention import attention, softmax
 from scratchdiff.ops.conv import conv2d, upsample_nearest
 from scratchdiff.ops.embedding import timestep_embedding

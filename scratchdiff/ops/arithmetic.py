@@ -80,7 +80,7 @@ def log(x):
 
 
 @op
-def sum(x, axis=None, keepdims=False):  # noqa: A001: the field's name for it
+def sum(x, axis=None, keepdims=False):
     """y = Σ x over `axis` (an int, a tuple, or None for all)."""
     axes = _axes("sum", x, axis)
     return x.sum(axes, keepdims=keepdims), lambda dy: (_spread(dy, x, axes),)

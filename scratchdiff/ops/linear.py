@@ -1,7 +1,5 @@
 """The affine map, and the random mask that is its usual companion."""
 
-import numpy as np
-
 from scratchdiff.autograd import op
 
 

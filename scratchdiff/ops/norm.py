@@ -1,35 +1,39 @@
-"""Group normalisation: each group of channels of each image gets mean 0 and variance 1, then a learned scale and shift."""
+"""Group normalisation: each group of channels of each image gets mean 0 and variance 1, then a learned scale and shift.
 
-import numpy as np
+How the gradient comes about, with x̂ = (x − μ)/σ over a group of n entries and dx̂ = scale · dy:
 
+    x_j moves x̂_i by   ∂x̂_i/∂x_j = (δ_ij − 1/n − x̂_i x̂_j/n)/σ       itself, through μ, through σ
+    so                  dx_j = (dx̂_j − mean(dx̂) − x̂_j mean(dx̂ x̂))/σ
+
+for ∂μ/∂x_j = 1/n and ∂σ/∂x_j = x̂_j/n. `kernels/reference.py` has it in NumPy, `kernels/norm.py` in one pass over memory.
+"""
+
+from scratchdiff import kernels
 from scratchdiff.autograd import op
 
 
 @op
-def group_norm(x, scale, shift, *, groups, eps=1e-6):
+def group_norm(x, scale, shift, *, groups, eps=1e-6, silu=False):
     """y = scale · (x − μ)/σ + shift, σ² = var + eps, μ and var over each group of channels   (Wu & He 2018, Eq. 1).
 
-    x: (N, ..., C), groups of C/groups channels that lie together; scale, shift: (C,).
-    Raises ValueError if `groups` does not divide C or scale and shift are not (C,).
+    x: (N, ..., C), in groups of C/groups neighbouring channels; scale, shift: (C,). silu: put y through SiLU as well, in
+    the same pass over memory. Raises ValueError if `groups` does not divide C or scale and shift are not (C,).
     """
-    C = x.shape[-1]
+    C = x.shape[-1] if x.ndim else 0
     if x.ndim < 2 or groups < 1 or C % groups or scale.shape != (C,) or shift.shape != (C,):
         raise ValueError(
             f"group_norm: {groups} groups over x {x.shape} with scale {scale.shape}, shift {shift.shape}: "
             "groups must divide the channels, scale and shift have one entry a channel"
         )
-    xg = x.reshape(x.shape[0], -1, groups, C // groups)
-    over = (1, 3)  # a group: its channels at every pixel
-    centred = xg - xg.mean(over, keepdims=True)
-    rstd = 1 / np.sqrt(np.square(centred).mean(over, keepdims=True) + x.dtype.type(eps))
-    xhat = centred * rstd
+    if not eps > 0:
+        raise ValueError(f"group_norm: eps must be positive, got {eps}")
+    pixels = x.reshape(x.shape[0], -1, C)
+    y, mean, rstd = kernels.group_norm(pixels, scale, shift, groups, eps, silu)
 
     def backward(dy):
-        dyc, xhatc = dy.reshape(-1, C), xhat.reshape(-1, C)
-        dshift, dscale = dyc.sum(0), (dyc * xhatc).sum(0)
-        dxhat = (dy * scale).reshape(xg.shape)
-        # x moves its group's μ and σ as well: what flows through them are the two means taken off here
-        dx = rstd * (dxhat - dxhat.mean(over, keepdims=True) - xhat * (dxhat * xhat).mean(over, keepdims=True))
+        dx, dscale, dshift = kernels.group_norm_backward(
+            dy.reshape(pixels.shape), pixels, mean, rstd, scale, shift, groups, silu
+        )
         return dx.reshape(x.shape), dscale, dshift
 
-    return scale * xhat.reshape(x.shape) + shift, backward
+    return y.reshape(x.shape), backward

@@ -1,0 +1,261 @@
+"""The command line: `scratchdiff train | sample | evaluate | gradcheck`, also as `python -m scratchdiff`.
+
+Whatever a user can get wrong ends in one line on stderr and exit code 2.
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from scratchdiff.autograd import Tape
+from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
+from scratchdiff.data import mnist, toy
+from scratchdiff.diffusion import ddim_steps, ddpm_steps
+from scratchdiff.diffusion.samplers import last
+from scratchdiff.gradcheck import fill_zeros, gradcheck
+from scratchdiff.nn import UNet
+from scratchdiff.ops.examples import EXAMPLES
+from scratchdiff.optim import EMA, Adam
+from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, for_images
+from scratchdiff.train import train
+
+CHECKPOINT = "model.npz"
+
+
+def main(argv=None) -> int:
+    """Run one command; return the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        args.command(args)
+    except KeyboardInterrupt:
+        print("scratchdiff: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"scratchdiff: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    p = argparse.ArgumentParser(prog="scratchdiff", description="Denoising diffusion from scratch, on the CPU.")
+    commands = p.add_subparsers(required=True, metavar="COMMAND")
+
+    c = commands.add_parser("train", help="train a denoiser; the run goes into a folder")
+    c.add_argument("data", help="mnist, toy:NAME (such as toy:moons, toy:text:ABC), or an .npy file of images "
+                                "(N, H, H, 1 or 3), uint8 or floats in [-1, 1]")  # fmt: skip
+    c.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/ and the data's name)")
+    c.add_argument("--steps", type=positive_int, default=5000, help="of training in all (%(default)s)")
+    c.add_argument("--save-every", type=positive_int, default=500, metavar="N", help="steps (%(default)s)")
+    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files, in place of the embedded digits")
+    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--resume", action="store_true", help="go on from the run's checkpoint, as if it had never stopped")
+    c.set_defaults(command=run_train)
+
+    c = commands.add_parser("sample", help="draw samples from a run")
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz")
+    c.add_argument("-n", type=positive_int, default=64, help="how many (%(default)s)")
+    c.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim",
+                   help="ddim: few steps, deterministic for eta 0; ddpm: all T steps (%(default)s)")  # fmt: skip
+    c.add_argument("--steps", type=positive_int, default=50, help="of ddim (%(default)s)")
+    c.add_argument("--eta", type=float, default=0.0, help="of ddim: noise from 0 to 1 (%(default)s)")
+    c.add_argument("--seed", type=int, default=0)
+    c.set_defaults(command=run_sample)
+
+    c = commands.add_parser("evaluate", help="judge a run's digits: Fréchet distance, confidence, balance, nearest digit")
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz of 28 × 28 grey images, or an .npy file of such")
+    c.add_argument("-n", type=positive_int, default=1000, help="samples to draw (%(default)s)")
+    c.add_argument("--steps", type=positive_int, default=50, help="of ddim (%(default)s)")
+    c.add_argument("--seed", type=int, default=0)
+    c.set_defaults(command=run_evaluate)
+
+    c = commands.add_parser("gradcheck", help="every op's gradient against finite differences")
+    c.add_argument("--param", metavar="NAME[INDEX]", help='one number of the yardstick U-Net, "down.0.conv1.w[0,0,3,2]"')
+    c.add_argument("--seed", type=int, default=0)
+    c.set_defaults(command=run_gradcheck)
+    return p
+
+
+def positive_int(text: str) -> int:
+    """An argparse type. Raises ValueError for what is not a positive integer."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return int(text)
+
+
+def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, dict]:
+    """(training data, recipe) for the `data` argument of `train`. Raises ValueError for what is none of its forms."""
+    if name == "mnist":
+        return mnist("train", data_dir)[0], MNIST
+    if name.startswith("toy:"):
+        return toy(name.removeprefix("toy:"), 100_000, rng).astype(np.float32), TOY
+    if name.endswith(".npy"):
+        images = load_images(name)
+        if images.shape[1] != images.shape[2]:
+            raise ValueError(f"{name}: images must be square, got {images.shape[1]} × {images.shape[2]}")
+        return images, for_images(images.shape[1], images.shape[3])
+    raise ValueError(f"train: data must be mnist, toy:NAME or an .npy file, got {name!r}")
+
+
+def load_images(path) -> np.ndarray:
+    """Images (N, H, W, C) as float32 in [−1, 1] from an .npy file of uint8 or of such floats. ValueError naming the file."""
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not an .npy file of numbers: {error}") from None
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"{path}: needs images of shape (N, H, W, 1 or 3), got {getattr(images, 'shape', 'an archive')}")
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 127.5 - 1
+    if images.dtype.kind != "f" or not (np.abs(images) <= 1).all():
+        raise ValueError(f"{path}: images must be uint8 or floats in [-1, 1], got {images.dtype}")
+    return images.astype(np.float32)
+
+
+def run_train(args) -> None:
+    from scratchdiff.plots import save_loss
+    from scratchdiff.progress import watch_training
+
+    out = Path(args.out or f"runs/{Path(args.data).stem if args.data.endswith('.npy') else args.data.replace(':', '_')}")
+    path = out / CHECKPOINT
+    if path.exists() and not args.resume:
+        raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
+    rng = np.random.default_rng(args.seed)
+    data, recipe = load_data(args.data, args.data_dir, rng)
+    model, diffusion = build(recipe, rng)
+    settings = recipe | dict(data=args.data, steps=args.steps, seed=args.seed)
+    adam, ema, start = Adam(model.parameters()), EMA(model.parameters(), recipe["ema"]), 0
+    if args.resume:
+        meta, groups = load_checkpoint(path)
+        same = ("data", "steps", "seed")
+        if any(meta["settings"].get(key) != settings[key] for key in same):
+            was = ", ".join(f"{key} {meta['settings'].get(key)}" for key in same)
+            raise ValueError(f"train: {path} was begun with {was}; resume it with the same")
+        start = restore(meta, groups, model, ema, adam, rng)
+
+    print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; run in {out}")
+    losses = []
+    steps = train(model, diffusion, data, adam, ema, rng, steps=args.steps, start=start,
+                  batch_size=recipe["batch_size"], lr=recipe["lr"])  # fmt: skip
+    for step in watch_training(steps):
+        losses.append(step.loss)
+        if step.step % args.save_every == 0 or step.step == args.steps:
+            save_checkpoint(path, model, ema, adam, rng, step.step, settings)
+    if losses:
+        save_loss(out / "loss.png", losses)
+        print(f"loss {np.mean(losses[-200:]):.4f}; `scratchdiff sample {out}` draws from it")
+
+
+def load_run(run) -> tuple:
+    """(model with averaged weights, diffusion, settings) of a run's folder. Raises ValueError or FileNotFoundError."""
+    meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
+    model, diffusion = build(meta["settings"], np.random.default_rng(0))
+    model.load(groups["ema"])
+    return model, diffusion, meta["settings"]
+
+
+def draw(run, n, rng, steps=50, eta=0.0, sampler="ddim") -> np.ndarray:
+    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar."""
+    from scratchdiff.progress import watch_sampling
+
+    model, diffusion, settings = load_run(run)
+    args = settings["network_args"]
+    one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
+    parts = []
+    for first in range(0, n, 250):
+        shape = (min(250, n - first), *one)
+        if sampler == "ddpm":
+            steps, each = diffusion.schedule.T, ddpm_steps(diffusion, model, shape, rng, clip=settings["clip"])
+        else:
+            each = ddim_steps(diffusion, model, shape, rng, steps, eta, clip=settings["clip"])
+        parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
+    return np.concatenate(parts).astype(np.float32)
+
+
+def run_sample(args) -> None:
+    from scratchdiff.plots import save_clouds, save_images
+
+    x = draw(args.run, args.n, np.random.default_rng(args.seed), args.steps, args.eta, args.sampler)
+    out = Path(args.run)
+    if x.ndim == 2:
+        save_clouds(out / "samples.png", [x], [f"{len(x)} samples"])
+    else:
+        x = np.clip(x, -1, 1)
+        save_images(out / "samples.png", x)
+    np.save(out / "samples.npy", x)
+    print(f"{len(x)} samples in {out}/samples.npy and {out}/samples.png")
+
+
+def run_evaluate(args) -> None:
+    from scratchdiff.metrics import judge
+
+    if args.run.endswith(".npy"):
+        x = load_images(args.run)
+    else:
+        _, _, settings = load_run(args.run)
+        size = [settings["network_args"].get(key) for key in ("image_size", "in_channels")]
+        if size != [28, 1]:
+            raise ValueError(f"evaluate: {args.run} does not make 28 × 28 grey images; the classifier knows only digits")
+        x = np.clip(draw(args.run, args.n, np.random.default_rng(args.seed), args.steps), -1, 1)
+    print(f"{len(x)} samples: {judge(x)}")
+
+
+def run_gradcheck(args) -> None:
+    rng = np.random.default_rng(args.seed)
+    if args.param:
+        return check_parameter(args.param, rng)
+    print(f"{'op':<20}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
+    worst = 0.0
+    for example in EXAMPLES:
+        began = time.perf_counter()
+        error = gradcheck(example.f, *example.inputs(rng), rng=rng)
+        shapes = " ".join("×".join(map(str, shape)) for shape in example.shapes)
+        print(f"{example.name:<20}{shapes:<44}{error:>24.1e}{1e3 * (time.perf_counter() - began):>8.0f}")
+        worst = max(worst, error)
+    print(f"{len(EXAMPLES)} examples, float64 central differences; largest error {worst:.1e}")
+    if not worst < 1e-7:
+        raise ValueError(f"gradcheck: an op is off by {worst:.1e}, more than 1e-7")
+
+
+def check_parameter(text: str, rng) -> None:
+    """Print dL/dp of one number p of the yardstick U-Net: by the tape, and by central differences of many step sizes.
+
+    Raises ValueError for a name or an index that the network does not have."""
+    model = UNet(**YARDSTICK, dtype=np.float64, rng=rng)
+    parameters = model.parameters()
+    fill_zeros(parameters, rng)
+    match = re.fullmatch(r"([\w.]+)\[([\d, ]*)\]", text)
+    name = match[1] if match else text
+    if name not in parameters:
+        raise ValueError(f"gradcheck: the U-Net has no parameter {name!r}; it has {', '.join(list(parameters)[:6])}, ...")
+    p = parameters[name]
+    index = tuple(int(i) for i in match[2].replace(" ", "").split(",") if i) if match else ()
+    if len(index) != p.ndim or any(i >= n for i, n in zip(index, p.shape)):
+        raise ValueError(f"gradcheck: {name} has shape {p.shape}; give one index a axis, got {text!r}")
+
+    x0 = rng.standard_normal((2, 28, 28, 1))
+    _, diffusion = build(TOY | dict(predict="eps"), rng)
+
+    def loss():
+        return diffusion.loss(model, x0, np.random.default_rng(1))
+
+    with Tape() as tape:
+        value = loss()
+    tape.backward(value)
+    analytic, start = float(p.grad[index]), float(p.data[index])
+    print(f"L = {value.item():.6f}   {text} = {start:.6f}   dL/dp by the tape = {analytic:.12e}\n")
+    print(f"{'step h':>8}{'(L(p+h) − L(p−h))/2h':>24}{'relative error':>18}")
+    for exponent in range(1, 11):
+        h = 10.0**-exponent
+        p.data[index] = start + h
+        above = loss().item()
+        p.data[index] = start - h
+        numeric = (above - loss().item()) / (2 * h)
+        p.data[index] = start
+        error = abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-300)
+        print(f"{h:>8.0e}{numeric:>24.12e}{error:>18.1e}  {'▇' * max(0, round(14 + np.log10(error + 1e-16)))}")
+    print("\nThe error falls as h² while truncation rules, and rises as 1/h once rounding does.")

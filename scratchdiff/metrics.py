@@ -1,0 +1,134 @@
+"""How good are the digits? A small classifier looks at them, and four numbers say what it sees.
+
+The classifier is built from this package's own layers and trained on the full MNIST training set by demos/classifier.py;
+its weights lie beside this file. Its last hidden layer serves as the space of features in which sets of images are
+compared, as the Inception network does for photographs (Heusel et al. 2017). So these distances rank models on MNIST;
+they are no FID of the literature.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from scratchdiff import ops
+from scratchdiff.data import mnist
+from scratchdiff.nn import Conv2d, GroupNorm, Linear, Module
+
+WEIGHTS = Path(__file__).with_name("classifier.npz")
+CONFIDENT = 0.9
+
+
+class DigitClassifier(Module):
+    """Three convolutions, 28² → 14² → 7² pixels, the mean over what is left as 96 features, and a linear layer on it.
+
+    images (N, 28, 28, 1) in [−1, 1] → logits (N, 10). rng draws the weights it starts with.
+    """
+
+    def __init__(self, *, rng, dtype=np.float32):
+        kw = dict(rng=rng, dtype=dtype)
+        self.convs = [Conv2d(1, 32, 5, stride=2, **kw), Conv2d(32, 64, 3, stride=2, **kw), Conv2d(64, 96, 3, **kw)]
+        self.norms = [GroupNorm(channels, 8, silu=True, dtype=dtype) for channels in (32, 64, 96)]
+        self.dense = Linear(96, 10, **kw)
+
+    def features(self, images):
+        """The (N, 96) activations that the last layer reads."""
+        h = images
+        for conv, norm in zip(self.convs, self.norms):
+            h = norm(conv(h))
+        return ops.mean(h, axis=(1, 2))
+
+    def __call__(self, images):
+        return self.dense(self.features(images))
+
+
+@cache
+def load_classifier() -> DigitClassifier:
+    """The trained classifier that the package carries."""
+    classifier = DigitClassifier(rng=np.random.default_rng(0))
+    with np.load(WEIGHTS, allow_pickle=False) as arrays:
+        classifier.load(dict(arrays))
+    return classifier
+
+
+def look(images) -> tuple[np.ndarray, np.ndarray]:
+    """What the classifier makes of images (N, 28, 28, 1) in [−1, 1]: (features (N, 96) float64, probabilities (N, 10)).
+
+    Raises ValueError for other shapes or values that are not finite."""
+    images = np.asarray(images, np.float32)
+    if images.ndim != 4 or images.shape[1:] != (28, 28, 1) or len(images) == 0 or not np.isfinite(images).all():
+        raise ValueError(f"look: needs finite images of shape (N, 28, 28, 1), N >= 1, got {images.shape}")
+    classifier = load_classifier()
+    parts = [classifier.features(images[i : i + 500]) for i in range(0, len(images), 500)]
+    logits = np.concatenate([ops.softmax(classifier.dense(part)).data for part in parts])
+    return np.concatenate([part.data for part in parts]).astype(np.float64), logits
+
+
+def frechet_distance(a, b) -> float:
+    """d² = ‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a C_b)^½), of the normal distributions fitted to the rows of a and b.
+
+    (Dowson & Landau 1982; Heusel et al. 2017, Eq. 6, on features.) a: (n, d), b: (m, d); it is 0 for equal moments, and
+    with few rows it is biased upwards, so compare equal numbers only. Raises ValueError for other shapes or one row.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"frechet_distance: needs (n, d) and (m, d) with n, m >= 2, got {a.shape} and {b.shape}")
+    cov_a, cov_b = np.atleast_2d(np.cov(a.T)), np.atleast_2d(np.cov(b.T))
+    # (C_a C_b)^½ has the trace of (√C_a C_b √C_a)^½, whose argument is symmetric: its eigenvalues are real and ≥ 0
+    root_a = symmetric_sqrt(cov_a)
+    eigenvalues = scipy.linalg.eigvalsh(root_a @ cov_b @ root_a)
+    cross = np.sqrt(np.maximum(eigenvalues, 0)).sum()
+    return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+
+
+def symmetric_sqrt(c: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive semi-definite matrix."""
+    values, vectors = scipy.linalg.eigh(c)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def nearest_digits(samples, digits) -> tuple[np.ndarray, np.ndarray]:
+    """For each sample the index of the nearest of the digits and the distance to it, root mean square over pixels.
+
+    samples: (N, 28, 28, 1), digits: (M, 28, 28, 1) → (N,), (N,). A model that memorised has distances near 0.
+    """
+    s, d = samples.reshape(len(samples), -1).astype(np.float64), digits.reshape(len(digits), -1).astype(np.float64)
+    squared = np.square(s).sum(1)[:, None] - 2 * s @ d.T + np.square(d).sum(1)  # ‖s − d‖²
+    nearest = squared.argmin(1)
+    return nearest, np.sqrt(np.square(s - d[nearest]).mean(1))
+
+
+class Judgement(NamedTuple):
+    """What `judge` found: frechet distance; the share of samples of whose class the classifier is sure (p > 0.9); classes,
+    the share of each digit; balance, their entropy over that of equal shares (1 is perfect, 0 a single class); nearest,
+    the distances to the nearest training digit."""
+
+    frechet: float
+    confident: float
+    classes: np.ndarray
+    balance: float
+    nearest: np.ndarray
+
+    def __str__(self):
+        classes = " ".join(f"{share:.0%}" for share in self.classes)
+        return (
+            f"Fréchet distance {self.frechet:.2f} · confident {self.confident:.1%} · balance {self.balance:.3f} "
+            f"(0–9: {classes}) · nearest training digit, median distance {np.median(self.nearest):.3f}"
+        )
+
+
+def judge(samples, digits=None) -> Judgement:
+    """Judge samples (N, 28, 28, 1) in [−1, 1], N ≥ 2, against digits (default: the embedded training digits)."""
+    digits = mnist()[0] if digits is None else digits
+    features, probabilities = look(samples)
+    classes = np.bincount(probabilities.argmax(1), minlength=10) / len(samples)
+    seen = classes[classes > 0]
+    return Judgement(
+        frechet=frechet_distance(features, look(digits)[0]),
+        confident=float((probabilities.max(1) > CONFIDENT).mean()),
+        classes=classes,
+        balance=float(-(seen * np.log(seen)).sum() / np.log(10)) + 0.0,
+        nearest=nearest_digits(np.asarray(samples), digits)[1],
+    )

@@ -1,0 +1,151 @@
+"""Pictures of what happens: each function takes arrays and a path, and writes one file.
+
+Images are (N, H, W, C) in [−1, 1] with C = 1 (grey) or 3 (colour), values outside are clipped; points are (n, 2).
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+INK, PALE, WARM = "#1f4e79", "#b8c9db", "#c0504d"
+
+
+def grid(images, columns=None, gap=2) -> np.ndarray:
+    """The images side by side as one uint8 picture (H, W) or (H, W, 3), row after row, about square by default.
+
+    Raises ValueError unless images is (N, H, W, 1 or 3) with N ≥ 1."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or len(images) == 0:
+        raise ValueError(f"grid: needs images of shape (N, H, W, 1 or 3), N >= 1, got {images.shape}")
+    N, H, W, C = images.shape
+    columns = columns or int(np.ceil(np.sqrt(N)))
+    rows = -(-N // columns)
+    canvas = np.full((rows * (H + gap) + gap, columns * (W + gap) + gap, C), 128, np.uint8)
+    for n, image in enumerate(to_bytes(images)):
+        r, c = divmod(n, columns)
+        top, left = gap + r * (H + gap), gap + c * (W + gap)
+        canvas[top : top + H, left : left + W] = image
+    return canvas[..., 0] if C == 1 else canvas
+
+
+def to_bytes(images) -> np.ndarray:
+    """[−1, 1] → 0..255 as uint8, rounded."""
+    return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def enlarged(picture: np.ndarray, scale: int) -> Image.Image:
+    """A Pillow image with each pixel drawn as scale × scale equal ones."""
+    image = Image.fromarray(picture)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def prepare(path) -> Path:
+    """The path, with its folder made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save_images(path, images, columns=None, scale=2) -> None:
+    """Write a grid of images as PNG. Raises ValueError as `grid`."""
+    enlarged(grid(images, columns), scale).save(prepare(path))
+
+
+def save_gif(path, frames: Iterable[np.ndarray], milliseconds=60, hold=2000, scale=1) -> None:
+    """Write pictures (uint8 arrays of one shape) as an endless GIF; the last is held for `hold` milliseconds.
+
+    Raises ValueError if there is no frame."""
+    pictures = [enlarged(frame, scale) for frame in frames]
+    if not pictures:
+        raise ValueError("save_gif: no frames")
+    durations = [milliseconds] * (len(pictures) - 1) + [hold]
+    pictures[0].save(prepare(path), save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def save_strip(path, moments: list[np.ndarray], titles: list[str], title="") -> None:
+    """Write a strip: column k shows the images moments[k] (n, H, W, C) under titles[k]; a row follows one image in time.
+
+    Raises ValueError if there are no moments or not a title for each."""
+    if not moments or len(moments) != len(titles):
+        raise ValueError(f"save_strip: {len(moments)} moments and {len(titles)} titles")
+    fig = Figure(figsize=(1.05 * len(moments), 0.5 + 1.05 * len(moments[0])), layout="constrained")
+    for k, (images, label) in enumerate(zip(moments, titles)):
+        ax = fig.add_subplot(1, len(moments), k + 1)
+        ax.imshow(grid(images, columns=1), cmap="gray", vmin=0, vmax=255)
+        ax.set_title(label, fontsize=9)
+        ax.set_axis_off()
+    fig.suptitle(title, fontsize=11)
+    fig.savefig(prepare(path), dpi=130)
+
+
+def save_loss(path, losses, title="Training loss") -> None:
+    """Write the loss of each step, pale, and its running mean over a fiftieth of the run, on a logarithmic axis.
+
+    Raises ValueError if there is no loss."""
+    losses = np.asarray(losses, np.float64)
+    if losses.ndim != 1 or len(losses) == 0:
+        raise ValueError(f"save_loss: needs a vector of losses, got shape {losses.shape}")
+    steps = np.arange(1, len(losses) + 1)
+    width = max(1, len(losses) // 50)
+    means = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    fig = Figure(figsize=(7, 4), layout="constrained")
+    ax = fig.add_subplot()
+    ax.plot(steps, losses, color=PALE, linewidth=0.7, label="each step")
+    ax.plot(steps[width - 1 :], means, color=INK, linewidth=1.6, label=f"mean of {width} steps")
+    ax.set(yscale="log", xlabel="step", ylabel="loss (mean squared error)", title=title)
+    ax.grid(alpha=0.3, which="both")
+    ax.legend()
+    fig.savefig(prepare(path), dpi=130)
+
+
+def axes_of_plane(ax, limit: float, title: str) -> None:
+    """A square of the plane, −limit..limit, without ticks."""
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10)
+
+
+def save_clouds(path, clouds: list[np.ndarray], titles: list[str], title="", limit=3.0) -> None:
+    """Write scatter plots of points (n, 2) side by side, one under each title. Raises ValueError as `save_strip`."""
+    if not clouds or len(clouds) != len(titles):
+        raise ValueError(f"save_clouds: {len(clouds)} clouds and {len(titles)} titles")
+    fig = Figure(figsize=(2.2 * len(clouds), 2.7), layout="constrained")
+    for k, (points, label) in enumerate(zip(clouds, titles)):
+        ax = fig.add_subplot(1, len(clouds), k + 1)
+        ax.scatter(*points.T, s=1.5, color=INK, linewidths=0)
+        axes_of_plane(ax, limit, label)
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
+
+
+def cloud_frame(points, title: str, limit=3.0) -> np.ndarray:
+    """One scatter plot as a uint8 picture (H, W, 3): a frame of a GIF."""
+    fig = Figure(figsize=(3.6, 3.8), dpi=100, layout="constrained")
+    ax = fig.add_subplot()
+    ax.scatter(*points.T, s=2, color=INK, linewidths=0)
+    axes_of_plane(ax, limit, title)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int], title="", limit=3.0) -> None:
+    """Write, for each time t, the points clouds[k] under arrows of field(x (n, 2), t) → (n, 2) on a grid over the plane.
+
+    An arrow's direction is the field's, its length grows with the field's strength, up to a cell at the strongest.
+    """
+    axis = np.linspace(-limit, limit, 21)
+    x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    fig = Figure(figsize=(3.6 * len(times), 4.1), layout="constrained")
+    for k, (points, t) in enumerate(zip(clouds, times)):
+        arrows = np.asarray(field(x, t))
+        arrows = arrows / np.linalg.norm(arrows, axis=1).max() * (axis[1] - axis[0])
+        ax = fig.add_subplot(1, len(times), k + 1)
+        ax.scatter(*points.T, s=1.5, color=PALE, linewidths=0)
+        ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1, color=WARM, width=0.004)
+        axes_of_plane(ax, limit, f"t = {t}")
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
