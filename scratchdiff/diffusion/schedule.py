@@ -1,6 +1,6 @@
 """How much noise at each step. A schedule is three arrays, and nothing else in the theory depends on how they were chosen.
 
-    q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I),   α_t = 1 − β_t,   ᾱ_t = α_1 α_2 … α_t          t = 1..T
+q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I),   α_t = 1 − β_t,   ᾱ_t = α_1 α_2 … α_t          t = 1..T
 """
 
 from dataclasses import dataclass, field

@@ -12,7 +12,10 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.threads import keep_blas_to_one_thread
+from scratchdiff.kernels.norm import group_norm, group_norm_backward
+from scratchdiff.kernels.threads import keep_blas_to_one_thread, prepare
+
+__all__ = ["conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward"]
 
 keep_blas_to_one_thread()
 
@@ -44,12 +47,6 @@ def conv2d_dw(x, dy, w_shape, s, pads):
     parts = np.zeros((numba.get_num_threads(), w_shape[0] * w_shape[1] * w_shape[2], w_shape[3]), x.dtype)
     backward_w(x, dy, parts, w_shape[0], w_shape[1], s, pads[0][0], pads[1][0])
     return parts.sum(0).reshape(w_shape)
-
-
-def prepare(*arrays):
-    """Contiguous, writeable, of one dtype: what Numba compiles the kernels for. Copies only what is not so already."""
-    dtype = np.result_type(*arrays)
-    return [np.require(a, dtype, "CW") for a in arrays]
 
 
 @njit(cache=True)

@@ -7,6 +7,7 @@ the whole process. The number of Numba's threads is the environment variable NUM
 
 import ctypes
 
+import numpy as np
 import numpy._core._multiarray_umath as numpy_library
 import scipy.linalg.cython_blas as scipy_library
 
@@ -22,3 +23,9 @@ def keep_blas_to_one_thread() -> None:
             if hasattr(handle, name):
                 getattr(handle, name)(1)
                 break
+
+
+def prepare(*arrays):
+    """Contiguous, writeable, of one dtype: what Numba compiles the kernels for. Copies only what is not so already."""
+    dtype = np.result_type(*arrays)
+    return [np.require(a, dtype, "CW") for a in arrays]
