@@ -2,8 +2,8 @@
 
     python demos/mnist.py [--minutes 3] [--samples 64] [--steps 50] [--data DIR] [--seed 0] [--out runs/mnist]
 
-Takes the minutes you give it and about half a minute for the rest (the very first run compiles the kernels, once). After three minutes on
-two cores most of samples.png reads as digits; after ten nearly all. Writes to --out:
+Takes the minutes you give it and about half a minute for the rest (the very first run compiles the kernels, once).
+After three minutes on two cores most of samples.png reads as digits; after ten nearly all. Writes to --out:
 samples.npy (float32 (N, 28, 28, 1) in [−1, 1]), samples.png, forward.png, reverse.png, denoising.gif, loss.png, model.npz.
 """
 
@@ -72,7 +72,7 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     # %% How it came about: x_t above, what the network believed at that moment (x0_hat) below.
     shown = moments[:: max(1, len(moments) // 8)] + moments[-1:]
     save_strip(out / "reverse.png", [np.concatenate([m.x[:3], m.x0_hat[:3]]) for m in shown],
-               [f"t = {m.t}" for m in shown], "Reverse: three digits (top), and the network's guess at each moment (below)")  # fmt: skip
+               [f"t = {m.t}" for m in shown], "Reverse: three digits (top), and the network's guess at each (below)")  # fmt: skip
     save_gif(out / "denoising.gif", [grid(m.x[:64]) for m in moments], scale=2)
     print(
         f"{step} steps, loss {np.mean(losses[-200:]):.4f}; {samples} samples in {out}/samples.png; `scratchdiff evaluate {out}` judges them"

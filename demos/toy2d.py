@@ -2,8 +2,8 @@
 
     python demos/toy2d.py [--data swiss_roll] [--seed 0] [--out runs/toy2d]
 
-Takes under a minute on two cores. --data: swiss_roll, s_curve, moons, circles, spirals, checkerboard, pinwheel, gaussians or text:ABC.
-Expect a loss that falls from 1 and levels off well above 0 (the noise cannot be told exactly from the data, by anybody), and
+Takes under a minute on two cores. --data: swiss_roll, s_curve, moons, circles, spirals, checkerboard, pinwheel,
+gaussians or text:ABC. Expect a loss that falls from 1 and levels off well above 0 (the noise cannot be told exactly from the data, by anybody), and
 samples that lie along the data. Writes samples.npy (2000, 2), forward.png, field.png, reverse.gif, loss.png to --out.
 """
 

@@ -134,8 +134,8 @@ def op(f: Callable) -> Callable:
     """Lift `f(*arrays, **settings) -> (y, backward)` to Tensors.
 
     `backward(dy)` returns a tuple: dL/dx for each of f's array arguments in order, or None where there is none (settings
-    come after them). Arguments that are plain arrays are constants. The lifted function returns a Tensor, and is recorded if a tape is active and any
-    argument is a Tensor.
+    come after them). Arguments that are plain arrays are constants. The lifted function returns a Tensor, and is
+    recorded if a tape is active and any argument is a Tensor.
     """
 
     @functools.wraps(f)

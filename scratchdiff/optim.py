@@ -104,7 +104,7 @@ def warmup(step: int, steps: int) -> float:
 
 
 def cosine_decay(progress: float, floor: float = 0.0) -> float:
-    """floor + (1 − floor)(1 + cos π·progress)/2 for progress in [0, 1]   (Loshchilov & Hutter 2017, Eq. 5): from 1 to floor."""
+    """floor + (1 − floor)(1 + cos π·progress)/2 for progress in [0, 1]   (Loshchilov & Hutter 2017, Eq. 5)."""
     return floor + (1 - floor) * 0.5 * (1 + float(np.cos(np.pi * min(max(progress, 0.0), 1.0))))
 
 

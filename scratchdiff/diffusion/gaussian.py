@@ -20,7 +20,7 @@ class GaussianDiffusion:
     """The process q of a schedule, and what is needed to train and run its reversal.
 
     predict: what the network's output means, "eps", "x0" or "v". variance: of p(x_{t−1} | x_t), "fixed_small" β̃_t (right
-    if the data is one point) or "fixed_large" β_t (right if the data is N(0, I)): the two ends of Ho et al. 2020, section 3.2.
+    if the data is one point) or "fixed_large" β_t (right if the data is N(0, I)): Ho et al. 2020, section 3.2.
 
     Everywhere x0, xt, eps are (N, ...) and t is an integer 1..T, or one for each of the N. A model is any function
     model(xt, t) with t of shape (N,) that returns an array or Tensor shaped like xt.

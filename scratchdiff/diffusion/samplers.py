@@ -1,4 +1,4 @@
-"""From noise to data. Each sampler is a generator of its steps, so any of them can be watched; `sample_*` runs it to the end.
+"""From noise to data. Each sampler is a generator of its steps, so any can be watched; `sample_*` runs it to the end.
 
 The state is kept in float64 whatever the network computes in; noise is drawn only by `rng.standard_normal(shape)`.
 """

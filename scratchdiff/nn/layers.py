@@ -50,7 +50,7 @@ class Conv2d(Module):
 
 
 class GroupNorm(Module):
-    """Group normalisation, scale 1 and shift 0 to start from, then SiLU where `silu` is True.   (N, ..., channels) → same."""
+    """Group normalisation, scale 1 and shift 0 at first, then SiLU where `silu` is True.   (N, ..., channels) → same."""
 
     def __init__(self, channels, groups, *, silu=False, dtype=np.float32):
         self.scale = Tensor(np.ones(channels, dtype))

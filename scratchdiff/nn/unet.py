@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020 (Appendix B): down to a few pixels, up again, and at each level a look back at the way down."""
+"""The U-Net of Ho et al. 2020 (Appendix B): down to a few pixels and up again, with a look back at every level."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Convolution and upsampling. The loops themselves are in `scratchdiff.kernels`; `kernels/reference.py` reads as the formula."""
+"""Convolution and upsampling. The loops are in `scratchdiff.kernels`, whose `reference.py` reads as the formula."""
 
 import numpy as np
 
