@@ -10,8 +10,11 @@ The files are chapters, and each imports only from the ones before it:
     optim.py        Adam, gradient clipping, EMA, learning rates
     diffusion/      the noise schedule, the process and its losses, the samplers
     data/           points in the plane, MNIST
-    train.py        the loop;  checkpoint.py  a run on disk;  metrics.py  how good are the digits?
-    plots.py        pictures;  cli.py  the command line
+    recipes.py      settings that were measured
+    train.py        the loop
+    checkpoint.py   a run on disk
+    metrics.py      how good are the digits?
+    plots.py        pictures;  progress.py  bars;  cli.py  the command line
 
 Read them in this order, or begin at demos/mnist.py and look up what it calls.
 """
@@ -43,6 +46,6 @@ __all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Schedule", "Tape", "Tenso
 
 def __getattr__(name):
     """`sd.metrics` and `sd.plots` bring in SciPy and matplotlib, so they are imported when first asked for."""
-    if name in ("checkpoint", "metrics", "optim", "plots", "train"):
+    if name in ("checkpoint", "metrics", "optim", "plots", "recipes", "train"):
         return import_module(f"scratchdiff.{name}")
     raise AttributeError(f"module 'scratchdiff' has no attribute {name!r}")

@@ -15,9 +15,7 @@ import numpy as np
 
 from scratchdiff.autograd import Tape, Tensor
 
-STEPS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-MAX_PROBES = 200  # an input with more entries is probed along random directions
-DIRECTIONS = 8
+STEPS = (1e-2, 3e-3, 1e-3, 1e-4)
 
 
 def central_difference(f: Callable[[float], np.ndarray], h: float) -> np.ndarray:
@@ -25,13 +23,14 @@ def central_difference(f: Callable[[float], np.ndarray], h: float) -> np.ndarray
     return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
 
 
-def gradcheck(f: Callable[..., Tensor], *inputs, rng: np.random.Generator | None = None) -> float:
+def gradcheck(f: Callable[..., Tensor], *inputs, rng: np.random.Generator | None = None, max_probes: int = 200) -> float:
     """The largest relative error of the tape's gradients of f, over all inputs.
 
     f: takes the inputs as Tensors and returns a Tensor of any shape y; what is checked is L = Σ y·dy for a random dy.
     inputs: arrays (checked as float64 copies), or float64 Tensors, which are moved in place and put back: so
         `gradcheck(lambda *_: loss(model), *model.parameters().values())` checks a whole network.
-    Each entry of an input is probed, or random directions v (dL/dx · v) where it has more than 200 entries.
+    max_probes: each entry of an input is probed, unless it has more than so many entries; then random directions v are
+        (dL/dx · v), 8 of them or max_probes if that is less. A whole network wants max_probes=1.
     The error of a probe is |analytic − numeric| / max(|analytic|, |numeric|, 1e-5 · max|y·dy|); a right gradient scores
     below 1e-7. Random directions and dy come from `rng` (default: seed 0).
     f must give the same value each time: a function that draws noise must make its own generator inside.
@@ -61,18 +60,18 @@ def gradcheck(f: Callable[..., Tensor], *inputs, rng: np.random.Generator | None
     for x in xs:
         analytic_grad = np.zeros(x.shape) if x.grad is None else x.grad
         x.grad = None
-        for v in probes(x.shape, rng):
+        for v in probes(x.shape, max_probes, rng):
             numeric = directional_derivative(f, xs, x, v, dy)
             analytic = float((analytic_grad * v).sum())
             errors.append(abs(analytic - numeric) / max(abs(analytic), abs(numeric), floor))
     return float(np.max(errors))  # NumPy's max: a NaN anywhere is the answer
 
 
-def probes(shape: tuple, rng: np.random.Generator):
-    """Yield the directions to test: each unit vector, or random normal ones where there are too many."""
+def probes(shape: tuple, most: int, rng: np.random.Generator):
+    """Yield the directions to test: each unit vector, or a few random normal ones where there are more than `most`."""
     size = int(np.prod(shape))
-    if size > MAX_PROBES:
-        for _ in range(DIRECTIONS):
+    if size > most:
+        for _ in range(min(8, most)):
             yield rng.standard_normal(shape) / np.sqrt(size)
         return
     for index in np.ndindex(shape):

@@ -8,8 +8,8 @@ pixels lie in [-1, 1].
 
 import itertools
 
-from .mnist import download_mnist, mnist, read_idx
-from .toy2d import TOY_NAMES, toy
+from scratchdiff.data.mnist import download_mnist, mnist, read_idx
+from scratchdiff.data.toy2d import TOY_NAMES, toy
 
 __all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "toy"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .mnist import EMBEDDED, read_pair
+from scratchdiff.data.mnist import EMBEDDED, read_pair
 
 
 def embed(root, out=EMBEDDED, per_class=1000):

@@ -3,16 +3,22 @@
 NumPy and SciPy each bring an OpenBLAS with threads of its own. Pools that take turns fight for the cores: idle OpenBLAS
 threads spin, and every hand-over costs milliseconds. So the first kernel that runs sets both libraries to one thread, for
 the whole process. The number of Numba's threads is the environment variable NUMBA_NUM_THREADS, or the number of cores.
+
+Numba's threads, which OpenMP runs, sleep while they wait (OMP_WAIT_POLICY, unless the user has set it). To spin would save
+50 microseconds a kernel on an idle machine; but where another program wants a core it made small networks a hundred
+times slower, because the thread that has work waits for one that only spins.
 """
 
 import ctypes
+import os
 
-import numpy as np
 import numpy._core._multiarray_umath as numpy_library
 import scipy.linalg.cython_blas as scipy_library
 
 # what OpenBLAS calls its setter in NumPy's and SciPy's wheels, and in builds against the system's library
 SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads")
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when Numba starts its threads, which is later
 
 
 def keep_blas_to_one_thread() -> None:
@@ -23,9 +29,3 @@ def keep_blas_to_one_thread() -> None:
             if hasattr(handle, name):
                 getattr(handle, name)(1)
                 break
-
-
-def prepare(*arrays):
-    """Contiguous, writeable, of one dtype: what Numba compiles the kernels for. Copies only what is not so already."""
-    dtype = np.result_type(*arrays)
-    return [np.require(a, dtype, "CW") for a in arrays]

@@ -1,0 +1,144 @@
+"""The process agrees with its definition step by step, the posterior with Bayes' rule, the three predictions with each other."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import scratchdiff as sd
+
+SCHEDULES = {"linear": sd.linear_schedule(), "cosine": sd.cosine_schedule(), "short": sd.linear_schedule(5, 0.1, 0.6)}
+
+
+@pytest.fixture(params=SCHEDULES)
+def schedule(request):
+    return SCHEDULES[request.param]
+
+
+def test_q_sample_has_the_mean_and_variance_of_the_steps_one_by_one(schedule):
+    # one step: mean ← √α_t mean, var ← α_t var + β_t
+    diffusion, mean, var = sd.GaussianDiffusion(schedule), 1.0, 0.0
+    one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    for t in range(1, schedule.T + 1):
+        mean, var = np.sqrt(1 - schedule.beta[t]) * mean, (1 - schedule.beta[t]) * var + schedule.beta[t]
+        assert diffusion.q_sample(one, t, zero)[0, 0] == pytest.approx(mean, rel=1e-12)
+        assert diffusion.q_sample(zero, t, one)[0, 0] ** 2 == pytest.approx(var, rel=1e-10)
+
+
+def test_the_posterior_is_bayes_rule_on_a_fine_grid():
+    schedule = SCHEDULES["short"]
+    diffusion = sd.GaussianDiffusion(schedule)
+    grid = np.linspace(-12, 12, 200_001)
+    for t in range(2, 6):
+        x0, xt = 0.7, -1.3
+        a, a_bar, a_prev = schedule.alpha[t], schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
+        joint = stats.norm.pdf(xt, np.sqrt(a) * grid, np.sqrt(1 - a)) * stats.norm.pdf(grid, np.sqrt(a_prev) * x0, np.sqrt(1 - a_prev))
+        weights = joint / joint.sum()
+        mean = (weights * grid).sum()
+        var = (weights * (grid - mean) ** 2).sum()
+        got_mean, got_logvar = diffusion.q_posterior(np.full((1, 1), x0), np.full((1, 1), xt), t)
+        assert got_mean[0, 0] == pytest.approx(mean, abs=1e-9)
+        assert np.exp(got_logvar).item() == pytest.approx(var, rel=1e-7)
+        assert a_bar == pytest.approx(a * a_prev)
+
+
+def test_at_t_1_the_posterior_mean_is_x0_and_its_logvar_is_finite(schedule, rng):
+    x0, xt = rng.standard_normal((2, 3, 4))
+    mean, logvar = sd.GaussianDiffusion(schedule).q_posterior(x0, xt, 1)
+    np.testing.assert_allclose(mean, x0, atol=1e-12)
+    assert np.isfinite(logvar).all()
+
+
+@pytest.mark.parametrize("predict", ["eps", "x0", "v"])
+def test_the_perfect_output_gives_back_x0_and_eps(schedule, predict, rng):
+    diffusion = sd.GaussianDiffusion(schedule, predict=predict)
+    x0, eps = rng.standard_normal((2, 6, 3, 2))
+    t = rng.integers(1, schedule.T, size=6)
+    xt = diffusion.q_sample(x0, t, eps)
+    x0_hat = diffusion.predict_x0(xt, t, diffusion.target(x0, t, eps))
+    scale = 1 / np.sqrt(schedule.alpha_bar[t].min())  # rounding in x_t is magnified by as much
+    np.testing.assert_allclose(x0_hat, x0, atol=1e-14 * scale**2 + 1e-13)
+    np.testing.assert_allclose(diffusion.predict_eps(xt, t, x0), eps, atol=1e-10)
+
+
+def test_v_is_the_derivative_of_xt_along_the_circle(rng):
+    # with ᾱ = cos² φ:  x = cos φ x0 + sin φ ε,  v = dx/dφ   (Salimans & Ho 2022, Appendix D)
+    diffusion = sd.GaussianDiffusion(SCHEDULES["cosine"], predict="v")
+    x0, eps = rng.standard_normal((2, 1, 4))
+    phi, h = np.arccos(np.sqrt(SCHEDULES["cosine"].alpha_bar[300])), 1e-5
+    x = [np.cos(p) * x0 + np.sin(p) * eps for p in (phi - h, phi + h)]
+    np.testing.assert_allclose(diffusion.target(x0, 300, eps), (x[1] - x[0]) / (2 * h), atol=1e-9)
+
+
+def test_t_may_differ_from_image_to_image(rng):
+    diffusion = sd.GaussianDiffusion(SCHEDULES["linear"])
+    x0, eps = rng.standard_normal((2, 3, 4, 4, 1))
+    together = diffusion.q_sample(x0, np.array([1, 500, 1000]), eps)
+    for n, t in enumerate((1, 500, 1000)):
+        np.testing.assert_array_equal(together[n : n + 1], diffusion.q_sample(x0[n : n + 1], t, eps[n : n + 1]))
+
+
+def test_float32_stays_float32(rng):
+    diffusion = sd.GaussianDiffusion(SCHEDULES["linear"])
+    x = rng.standard_normal((2, 3)).astype(np.float32)
+    for out in (diffusion.q_sample(x, 5, x), *diffusion.q_posterior(x, x, 5), diffusion.predict_x0(x, 5, x)):
+        assert out.dtype == np.float32
+
+
+def test_p_mean_logvar_clips_x0_hat_for_images_and_leaves_points_alone(rng):
+    diffusion = sd.GaussianDiffusion(SCHEDULES["linear"], predict="x0")
+    xt = rng.standard_normal((2, 3))
+    mean, logvar = diffusion.p_mean_logvar(lambda x, t: 5 * np.ones_like(x), xt, 10)
+    np.testing.assert_array_equal(mean, diffusion.q_posterior(np.ones((2, 3)), xt, 10)[0])
+    mean, _ = diffusion.p_mean_logvar(lambda x, t: 5 * np.ones_like(x), xt, 10, clip=False)
+    np.testing.assert_array_equal(mean, diffusion.q_posterior(np.full((2, 3), 5.0), xt, 10)[0])
+    assert np.broadcast_shapes(logvar.shape, mean.shape) == mean.shape
+
+
+def test_the_two_fixed_variances_are_beta_tilde_and_beta(rng):
+    s = SCHEDULES["linear"]
+    x = rng.standard_normal((1, 2))
+    small, large = (sd.GaussianDiffusion(s, variance=v) for v in ("fixed_small", "fixed_large"))
+    for t in (2, 10, 1000):
+        tilde = (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]) * s.beta[t]
+        assert small.p_mean_logvar(lambda x, t: x, x, t)[1].item() == pytest.approx(np.log(tilde))
+        assert large.p_mean_logvar(lambda x, t: x, x, t)[1].item() == pytest.approx(np.log(s.beta[t]))
+
+
+def test_the_loss_draws_t_then_eps_and_is_the_mean_squared_error(rng):
+    diffusion = sd.GaussianDiffusion(SCHEDULES["linear"])
+    x0 = rng.standard_normal((6, 2))
+    seen = {}
+
+    def model(xt, t):
+        seen.update(xt=xt, t=t)
+        return 0.5 * xt
+
+    loss = diffusion.loss(model, x0, np.random.default_rng(3))
+    replay = np.random.default_rng(3)
+    t, eps = replay.integers(1, 1001, size=6), replay.standard_normal((6, 2))
+    np.testing.assert_array_equal(seen["t"], t)
+    np.testing.assert_allclose(seen["xt"], diffusion.q_sample(x0, t, eps))
+    assert loss.shape == () and loss.item() == pytest.approx(np.square(0.5 * seen["xt"] - eps).mean())
+
+
+def test_training_draws_every_t_from_1_to_T():
+    diffusion, drawn = sd.GaussianDiffusion(sd.linear_schedule(4, 0.1, 0.5)), set()
+    diffusion.loss(lambda xt, t: drawn.update(t.tolist()) or xt, np.zeros((200, 1)), np.random.default_rng(0))
+    assert drawn == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda d: d.q_sample(np.zeros((2, 3)), 0, np.zeros((2, 3))), r"t must lie in 1..1000, got 0..0"),
+    (lambda d: d.q_sample(np.zeros((2, 3)), 1001, np.zeros((2, 3))), r"t must lie in 1..1000"),
+    (lambda d: d.q_sample(np.zeros((2, 3)), 1.5, np.zeros((2, 3))), "t must be an integer"),
+    (lambda d: d.q_sample(np.zeros((2, 3)), np.array([1, 2, 3]), np.zeros((2, 3))), "t must be an integer or"),
+    (lambda d: d.q_sample(np.zeros((2, 3)), 1, np.zeros((2, 4))), r"q_sample: shapes differ .* x0 \(2, 3\), eps \(2, 4\)"),
+    (lambda d: d.q_posterior(np.zeros((2, 3)), np.zeros((1, 3)), 1), "q_posterior: shapes differ"),
+    (lambda d: d.predict_x0(np.zeros((2, 3)), 1, np.zeros((2, 1))), "predict_x0: shapes differ"),
+    (lambda d: d.loss(lambda x, t: x[:1], np.zeros((2, 3)), np.random.default_rng(0)), "mse: "),
+    (lambda d: sd.GaussianDiffusion(d.schedule, predict="noise"), "predict must be one of .*'noise'"),
+    (lambda d: sd.GaussianDiffusion(d.schedule, variance="tiny"), "variance one of .*'tiny'"),
+])  # fmt: skip
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(sd.GaussianDiffusion(SCHEDULES["linear"]))

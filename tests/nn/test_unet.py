@@ -1,0 +1,91 @@
+"""The U-Net is Ho et al.'s, and its gradient is right as a whole."""
+
+import numpy as np
+import pytest
+
+import scratchdiff as sd
+from scratchdiff.gradcheck import fill_zeros
+from scratchdiff.recipes import YARDSTICK
+
+SMALL = dict(image_size=8, in_channels=2, out_channels=2, ch=4, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,),
+             groups=2)  # fmt: skip
+
+
+def test_the_cifar_unet_has_the_parameter_count_of_ho_et_al(rng):
+    net = sd.UNet(image_size=32, in_channels=3, out_channels=3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2,
+                  attn_resolutions=(16,), rng=rng)  # fmt: skip
+    assert net.num_parameters() == 35_746_307
+
+
+def test_the_yardstick_has_its_parameter_count(rng):
+    assert sd.UNet(**YARDSTICK, rng=rng).num_parameters() == 2_734_945
+
+
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_the_untrained_unet_returns_zero_so_that_the_first_loss_is_the_mean_of_eps_squared(rng, patch_size):
+    net = sd.UNet(**SMALL | dict(image_size=12), patch_size=patch_size, rng=rng)
+    x0 = rng.standard_normal((3, 12, 12, 2)).astype(np.float32)
+    loss = sd.GaussianDiffusion(sd.linear_schedule()).loss(net, x0, np.random.default_rng(5))
+    replay = np.random.default_rng(5)
+    replay.integers(1, 1001, size=3)
+    assert loss.item() == pytest.approx(np.square(replay.standard_normal(x0.shape)).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("settings", [SMALL, SMALL | dict(patch_size=2, num_res_blocks=2), SMALL | dict(dropout=0.3)])
+def test_the_whole_unet_with_the_ddpm_loss_matches_finite_differences_for_every_parameter(rng, settings):
+    net = sd.UNet(**settings, dtype=np.float64, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    diffusion = sd.GaussianDiffusion(sd.linear_schedule())
+    x0 = rng.standard_normal((2, 8, 8, 2))
+    parameters = net.parameters().values()
+    error = sd.gradcheck(lambda *_: diffusion.loss(net, x0, np.random.default_rng(1)), *parameters, max_probes=1)
+    assert error < 1e-6
+
+
+def test_the_whole_unet_matches_finite_differences_for_its_input(rng):
+    net = sd.UNet(**SMALL, dtype=np.float64, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    t, target = np.array([3, 700]), rng.standard_normal((2, 8, 8, 2))
+    assert sd.gradcheck(lambda x: sd.ops.mse(net(x, t), target), rng.standard_normal((2, 8, 8, 2)), max_probes=20) < 1e-6
+
+
+def test_every_parameter_gets_a_gradient_once_the_zeros_are_filled(rng):
+    net = sd.UNet(**SMALL, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    with sd.Tape() as tape:
+        loss = (net(rng.standard_normal((2, 8, 8, 2)), np.array([3, 700])) ** 2).mean()
+    tape.backward(loss)
+    assert all(p.grad is not None and p.grad.any() and p.grad.dtype == np.float32 for p in net.parameters().values())
+
+
+def test_the_unet_depends_on_t_and_on_nothing_else_that_varies(rng):
+    net = sd.UNet(**SMALL, dropout=0.5, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    x = rng.standard_normal((2, 8, 8, 2))
+    out = net(x, np.array([5, 5])).data
+    assert np.array_equal(out, net(x, np.array([5, 5])).data)
+    assert not np.allclose(out, net(x, np.array([6, 600])).data)
+    assert not np.allclose(out, net(x, np.array([5, 5]), rng).data)  # with a generator, dropout is at work
+
+
+def test_one_image_does_not_see_the_others_of_its_batch(rng):
+    net = sd.UNet(**SMALL, dtype=np.float64, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    x, t = rng.standard_normal((3, 8, 8, 2)), np.array([1, 10, 100])
+    np.testing.assert_allclose(net(x, t).data[1:2], net(x[1:2], t[1:2]).data, atol=1e-12)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(image_size=7), "do not divide images of 7 pixels"),
+    (dict(patch_size=3), "patches of 3 do not divide"),
+    (dict(groups=3), "3 groups do not divide the channels"),
+])  # fmt: skip
+def test_the_unet_refuses_sizes_that_do_not_divide(rng, change, message):
+    with pytest.raises(ValueError, match=message):
+        sd.UNet(**SMALL | change, rng=rng)
+
+
+@pytest.mark.parametrize("x, t", [((2, 8, 8, 1), (2,)), ((2, 4, 4, 2), (2,)), ((2, 8, 8, 2), (3,)), ((8, 8, 2), (8,))])
+def test_the_unet_refuses_inputs_of_other_shapes(rng, x, t):
+    with pytest.raises(ValueError, match="UNet: needs xt of shape"):
+        sd.UNet(**SMALL, rng=rng)(np.zeros(x), np.ones(t, int))
