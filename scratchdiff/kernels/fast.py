@@ -1,139 +1,54 @@
-"""The kernels of `reference.py` in Numba: same names, same signatures, same numbers. Optional to read.
+"""The kernels of `reference.py`, fast: same names, same signatures, same numbers. This file chooses; the loops are in
 
-A convolution is one matrix product once the window of each output pixel is laid out as a row (im2col):
-
-    cols: (pixels, kh·kw·Cin)    y = cols w      dw = colsᵀ dy      dcols = dy wᵀ, added back where each entry came from
-
-The whole `cols` would be kh·kw times the image, so each thread lays out a block of rows that fits its cache, multiplies
-it with BLAS, and goes on to the next block in the same buffer.
+    winograd.py     3×3 convolutions with stride 1, which are nearly all of a U-Net's work
+    im2col.py       every other convolution
+    norm.py         group normalisation, with SiLU in the same pass
 """
 
-import numba
 import numpy as np
-from numba import njit, prange
 
+from scratchdiff.kernels import im2col, winograd
+from scratchdiff.kernels.memory import keep_freed_memory, prepare
 from scratchdiff.kernels.norm import group_norm, group_norm_backward
-from scratchdiff.kernels.threads import keep_blas_to_one_thread, prepare
+from scratchdiff.kernels.threads import keep_blas_to_one_thread
 
 __all__ = ["conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward"]
 
 keep_blas_to_one_thread()
-
-BLOCK_PIXELS = 512  # output pixels laid out at a time
+keep_freed_memory()
 
 
 def conv2d(x, w, s, pads):
     """See reference.conv2d."""
     x, w = prepare(x, w)
-    (top, bottom), (left, right) = pads
-    N, H, W, _ = x.shape
-    Ho, Wo = (H + top + bottom - w.shape[0]) // s + 1, (W + left + right - w.shape[1]) // s + 1
-    y = np.empty((N, Ho, Wo, w.shape[3]), x.dtype)
-    forward(x, w, y, s, top, left, numba.get_num_threads())
-    return y
+    return winograd.conv2d(x, w, pads) if winograd_pays(w.shape, s) else im2col.conv2d(x, w, s, pads)
 
 
 def conv2d_dx(dy, w, x_shape, s, pads):
-    """See reference.conv2d_dx."""
-    dy, w = prepare(dy, w)
-    dx = np.zeros(x_shape, dy.dtype)
-    backward_x(dy, w, dx, s, pads[0][0], pads[1][0], numba.get_num_threads())
-    return dx
+    """See reference.conv2d_dx.
+
+    dx is itself a convolution with stride 1: each pixel collects from the outputs that it took part in. So the filter is
+    turned by 180°, its channels change places, dy is laid out s pixels apart with zeros between, and k − 1 − p pixels of
+    padding undo p (where that is negative, pixels are passed over)."""
+    turned = w[::-1, ::-1].swapaxes(2, 3)
+    if s > 1:
+        N, Ho, Wo, Co = dy.shape
+        spread = np.zeros((N, s * (Ho - 1) + 1, s * (Wo - 1) + 1, Co), dy.dtype)
+        spread[:, ::s, ::s] = dy
+        dy = spread
+    before = [k - 1 - p[0] for k, p in zip(w.shape, pads)]
+    after = [size + k - 1 - b - out for size, k, b, out in zip(x_shape[1:3], w.shape, before, dy.shape[1:3])]
+    return conv2d(dy, turned, 1, list(zip(before, after)))
 
 
 def conv2d_dw(x, dy, w_shape, s, pads):
     """See reference.conv2d_dw."""
     x, dy = prepare(x, dy)
-    parts = np.zeros((numba.get_num_threads(), w_shape[0] * w_shape[1] * w_shape[2], w_shape[3]), x.dtype)
-    backward_w(x, dy, parts, w_shape[0], w_shape[1], s, pads[0][0], pads[1][0])
-    return parts.sum(0).reshape(w_shape)
+    if winograd_pays(w_shape, s):
+        return winograd.conv2d_dw(x, dy, pads)
+    return im2col.conv2d_dw(x, dy, w_shape, s, pads)
 
 
-@njit(cache=True)
-def gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo):
-    """cols[row of output pixel (n, i, j)] = the kh × kw × Cin window it sees, for output lines first..last−1 (n·Ho + i)."""
-    N, H, W, C = x.shape
-    row = 0
-    for line in range(first, last):
-        n, i = line // Ho, line % Ho
-        for j in range(Wo):
-            k = 0
-            for u in range(kh):
-                r = s * i + u - top
-                for v in range(kw):
-                    c = s * j + v - left
-                    if 0 <= r < H and 0 <= c < W:
-                        for a in range(C):
-                            cols[row, k + a] = x[n, r, c, a]
-                    else:
-                        for a in range(C):
-                            cols[row, k + a] = 0
-                    k += C
-            row += 1
-
-
-@njit(cache=True)
-def scatter_add(dcols, dx, first, last, kh, kw, s, top, left, Ho, Wo):
-    """The adjoint of `gather`: each entry of dcols is added to the pixel of dx that it was copied from."""
-    N, H, W, C = dx.shape
-    row = 0
-    for line in range(first, last):
-        n, i = line // Ho, line % Ho
-        for j in range(Wo):
-            k = 0
-            for u in range(kh):
-                r = s * i + u - top
-                for v in range(kw):
-                    c = s * j + v - left
-                    if 0 <= r < H and 0 <= c < W:
-                        for a in range(C):
-                            dx[n, r, c, a] += dcols[row, k + a]
-                    k += C
-            row += 1
-
-
-@njit(cache=True, parallel=True)
-def forward(x, w, y, s, top, left, threads):
-    kh, kw, C, Co = w.shape
-    N, Ho, Wo, _ = y.shape
-    wm, ym = w.reshape(kh * kw * C, Co), y.reshape(N * Ho * Wo, Co)
-    lines = max(1, BLOCK_PIXELS // Wo)
-    for thread in prange(threads):
-        cols = np.empty((lines * Wo, kh * kw * C), x.dtype)
-        for first in range(thread * lines, N * Ho, threads * lines):
-            last = min(first + lines, N * Ho)
-            gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-            np.dot(cols[: (last - first) * Wo], wm, ym[first * Wo : last * Wo])
-
-
-@njit(cache=True, parallel=True)
-def backward_x(dy, w, dx, s, top, left, threads):
-    kh, kw, C, Co = w.shape
-    N, Ho, Wo, _ = dy.shape
-    wm, dym = w.reshape(kh * kw * C, Co), dy.reshape(N * Ho * Wo, Co)
-    lines = min(Ho, max(1, BLOCK_PIXELS // Wo))
-    for thread in prange(threads):  # windows overlap, but never those of two images
-        dcols = np.empty((lines * Wo, kh * kw * C), dy.dtype)
-        for n in range(thread, N, threads):
-            for first in range(n * Ho, (n + 1) * Ho, lines):
-                last = min(first + lines, (n + 1) * Ho)
-                block = dcols[: (last - first) * Wo]
-                np.dot(dym[first * Wo : last * Wo], wm.T, block)
-                scatter_add(block, dx, first, last, kh, kw, s, top, left, Ho, Wo)
-
-
-@njit(cache=True, parallel=True)
-def backward_w(x, dy, parts, kh, kw, s, top, left):
-    C = x.shape[3]
-    N, Ho, Wo, Co = dy.shape
-    dym = dy.reshape(N * Ho * Wo, Co)
-    lines = max(1, BLOCK_PIXELS // Wo)
-    threads = len(parts)
-    for thread in prange(threads):  # each thread sums its own blocks, so the order of the sum, and its bits, are fixed
-        cols = np.empty((lines * Wo, kh * kw * C), x.dtype)
-        product = np.empty((kh * kw * C, Co), x.dtype)
-        for first in range(thread * lines, N * Ho, threads * lines):
-            last = min(first + lines, N * Ho)
-            gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-            np.dot(cols[: (last - first) * Wo].T, dym[first * Wo : last * Wo], product)
-            parts[thread] += product
+def winograd_pays(w_shape, s):
+    """With few channels, turning image and filter to and fro costs more than it saves (measured)."""
+    return w_shape[:2] == (3, 3) and s == 1 and min(w_shape[2:]) >= 8

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload
 
-from scratchdiff.kernels.threads import prepare
+from scratchdiff.kernels.memory import prepare
 
 
 def group_norm(x, scale, shift, groups, eps, silu):

@@ -1,0 +1,99 @@
+"""The judge is right about digits, and its distance is the one of normal distributions."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+import scratchdiff as sd
+from scratchdiff.metrics import DigitClassifier, frechet_distance, judge, load_classifier, look, nearest_digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = sd.data.mnist()
+    some = np.random.default_rng(0).choice(len(images), 1500, replace=False)
+    return images[some], labels[some]
+
+
+def test_the_classifier_is_small_and_knows_the_embedded_digits(digits):
+    from scratchdiff.metrics import WEIGHTS
+
+    assert WEIGHTS.stat().st_size < 500_000
+    assert (look(digits[0])[1].argmax(1) == digits[1]).mean() > 0.99
+
+
+def test_looking_gives_features_and_probabilities_whatever_the_batch(digits):
+    features, probabilities = look(digits[0][:7])
+    assert features.shape == (7, 96) and probabilities.shape == (7, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(look(digits[0][2:3])[0], features[2:3], atol=1e-5)
+
+
+def test_the_classifier_gradient_matches_finite_differences(rng):
+    classifier = DigitClassifier(rng=rng, dtype=np.float64)
+    images = rng.standard_normal((2, 28, 28, 1))
+    parameters = classifier.parameters().values()
+    error = sd.gradcheck(lambda *_: sd.ops.cross_entropy(classifier(images), [3, 7]), *parameters, max_probes=1)
+    assert error < 1e-7
+
+
+def test_frechet_distance_is_zero_for_equal_sets_and_the_squared_shift_for_moved_ones(rng):
+    a = rng.standard_normal((200, 5))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(a, a + 2) == pytest.approx(4 * 5)
+
+
+def test_frechet_distance_agrees_with_the_formula_through_sqrtm(rng):
+    a, b = rng.standard_normal((300, 6)) @ rng.standard_normal((6, 6)), rng.standard_normal((200, 6)) + 1
+    ca, cb = np.cov(a.T), np.cov(b.T)
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca + cb - 2 * scipy.linalg.sqrtm(ca @ cb).real)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
+
+
+def test_frechet_distance_of_one_dimension_is_that_of_two_normals(rng):
+    a, b = rng.standard_normal((50, 1)), 3 * rng.standard_normal((60, 1)) + 1
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected)
+
+
+def test_the_judge_ranks_digits_before_blurred_digits_before_noise(digits, rng):
+    images = digits[0][:300]
+    blurred = (images + np.roll(images, 2, 1) + np.roll(images, 2, 2) + np.roll(images, -2, 1)) / 4
+    noise = np.clip(rng.standard_normal(images.shape), -1, 1)
+    real, blurry, none = (judge(x, digits[0]) for x in (images, blurred, noise))
+    assert real.frechet < blurry.frechet < none.frechet
+    assert real.confident > 0.95 > blurry.confident
+
+
+def test_the_judge_sees_a_missing_balance_and_memorised_digits(digits):
+    images, labels = digits
+    assert judge(images, images).balance > 0.99
+    ones = judge(images[labels == 1], images)
+    assert ones.classes[1] > 0.98 and ones.balance < 0.05
+    np.testing.assert_allclose(ones.nearest, 0, atol=1e-3)
+    assert "Fréchet distance" in str(ones) and "confident" in str(ones)
+
+
+def test_nearest_digits_finds_the_digit_a_sample_was_made_from(digits, rng):
+    images = digits[0][:50]
+    order = rng.permutation(50)
+    nearest, distance = nearest_digits(images[order] + 0.1, images)
+    assert np.array_equal(nearest, order)
+    np.testing.assert_allclose(distance, 0.1, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: look(np.zeros((2, 28, 28))),
+    lambda: look(np.full((2, 28, 28, 1), np.nan)),
+    lambda: look(np.zeros((0, 28, 28, 1))),
+    lambda: frechet_distance(np.zeros((3, 2)), np.zeros((3, 4))),
+    lambda: frechet_distance(np.zeros((1, 2)), np.zeros((3, 2))),
+])  # fmt: skip
+def test_bad_input_is_refused(call):
+    with pytest.raises(ValueError, match="needs"):
+        call()
+
+
+def test_the_classifier_is_loaded_once():
+    assert load_classifier() is load_classifier()

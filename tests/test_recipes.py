@@ -1,0 +1,30 @@
+"""Recipes build what they say, also after a trip through JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scratchdiff import recipes
+
+
+@pytest.mark.parametrize("recipe", [recipes.MNIST, recipes.TOY, recipes.for_images(28, 3), recipes.for_images(30, 1)])
+def test_a_recipe_survives_json_and_builds_a_model_that_runs(recipe, rng):
+    recipe = json.loads(json.dumps(recipe))
+    model, diffusion = recipes.build(recipe, rng)
+    args = recipe["network_args"]
+    shape = (2,) if recipe["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
+    assert diffusion.loss(model, np.zeros((3, *shape), np.float32), rng).item() >= 0
+    assert (diffusion.predict, diffusion.schedule.T) == (recipe["predict"], recipe["T"])
+
+
+def test_what_a_recipe_lacks_is_named(rng):
+    with pytest.raises(ValueError, match="build: the recipe lacks or mistakes 'schedule'"):
+        recipes.build({"network": "UNet"}, rng)
+    with pytest.raises(ValueError, match="build: .*widht"):
+        recipes.build(recipes.TOY | dict(network_args=dict(widht=3)), rng)
+
+
+def test_odd_image_sizes_are_refused():
+    with pytest.raises(ValueError, match="size must be even, got 27"):
+        recipes.for_images(27, 1)

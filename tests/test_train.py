@@ -1,0 +1,86 @@
+"""The training loop: it learns, it ends when told, and a run that goes on is the run that never stopped."""
+
+import numpy as np
+import pytest
+
+import scratchdiff as sd
+from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
+from scratchdiff.train import train
+
+
+def fresh(seed=0, **network):
+    rng = np.random.default_rng(seed)
+    model = sd.MLP(width=32, num_blocks=2, rng=rng, **network)
+    return model, sd.Adam(model.parameters()), sd.EMA(model.parameters(), 0.99), rng
+
+
+DIFFUSION = sd.GaussianDiffusion(sd.linear_schedule())
+POINTS = sd.data.toy("moons", 500, np.random.default_rng(9)).astype(np.float32)
+
+
+def run(model, adam, ema, rng, **settings):
+    return list(train(model, DIFFUSION, POINTS, adam, ema, rng, batch_size=32, **settings))
+
+
+def test_training_lowers_the_loss_that_starts_at_one():
+    steps = run(*fresh(), steps=600, lr=5e-3)
+    first, last = (np.mean([s.loss for s in part]) for part in (steps[:10], steps[-100:]))
+    assert first == pytest.approx(1.0, abs=0.15) and last < 0.6
+
+
+def test_one_batch_of_images_can_be_learned_by_heart(rng):
+    net = sd.UNet(image_size=8, in_channels=1, out_channels=1, ch=16, ch_mult=(1, 2), num_res_blocks=1,
+                  attn_resolutions=(4,), groups=4, rng=rng)  # fmt: skip
+    x, t, eps = rng.standard_normal((4, 8, 8, 1)), np.array([50, 200, 500, 900]), rng.standard_normal((4, 8, 8, 1))
+    xt, eps = DIFFUSION.q_sample(x, t, eps).astype(np.float32), eps.astype(np.float32)
+    adam = sd.Adam(net.parameters(), lr=3e-3)
+    for _ in range(150):
+        adam.zero_grad()
+        with sd.Tape() as tape:
+            loss = sd.ops.mse(net(xt, t), eps)
+        tape.backward(loss)
+        adam.step()
+    assert loss.item() < 0.02
+
+
+def test_steps_count_from_one_and_the_rate_rises_then_falls_to_zero():
+    steps = run(*fresh(), steps=100, warmup_steps=10, lr=1e-3)
+    assert [s.step for s in steps] == list(range(1, 101))
+    rates = [s.lr for s in steps]
+    assert rates[0] == pytest.approx(1e-4) and max(rates) == pytest.approx(1e-3, rel=0.03) and rates[-1] < 1e-6
+    assert steps[-1].progress == 1.0 and all(s.grad_norm > 0 for s in steps)
+
+
+def test_a_run_ends_when_its_seconds_are_over():
+    steps = run(*fresh(), seconds=0.3, steps=10**9)
+    assert 1 <= steps[-1].progress < 1.5 and len(steps) > 10
+
+
+def test_going_on_from_a_checkpoint_equals_never_having_stopped_bit_for_bit(tmp_path):
+    whole = fresh()
+    losses = [s.loss for s in run(*whole, steps=20)]
+
+    model, adam, ema, rng = fresh()
+    stopped = train(model, DIFFUSION, POINTS, adam, ema, rng, batch_size=32, steps=20)
+    part = [next(stopped).loss for _ in range(8)]
+    save_checkpoint(tmp_path / "model.npz", model, ema, adam, rng, 8, {})
+
+    model, adam, ema, rng = fresh(seed=123)
+    start = restore(*load_checkpoint(tmp_path / "model.npz"), model, ema, adam, rng)
+    part += [s.loss for s in run(model, adam, ema, rng, steps=20, start=start)]
+
+    assert part == losses
+    for name, p in whole[0].parameters().items():
+        assert np.array_equal(p.data, model.parameters()[name].data)
+        assert np.array_equal(whole[2].average[name], ema.average[name])
+
+
+def test_the_same_seed_gives_the_same_bits():
+    first, second = (run(*fresh(), steps=5)[-1] for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("limits", [{}, dict(steps=0), dict(seconds=-1.0), dict(steps=5, seconds=0)])
+def test_a_run_without_a_positive_limit_is_refused(limits):
+    with pytest.raises(ValueError, match="train: give a positive number of steps or seconds"):
+        run(*fresh(), **limits)
