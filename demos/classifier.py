@@ -74,9 +74,8 @@ def main(argv=None):
     out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out / "classifier.npz", **arrays)
     test_accuracy = accuracy(classifier, *sd.data.mnist("test", args.data))
-    print(
-        f"{classifier.num_parameters():,} parameters; right on {test_accuracy:.2%} of the test digits; wrote {out}/classifier.npz"
-    )
+    print(f"{classifier.num_parameters():,} parameters; right on {test_accuracy:.2%} of the test digits")
+    print(f"wrote {out}/classifier.npz")
     return test_accuracy
 
 

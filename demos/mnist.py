@@ -48,8 +48,8 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     ema = sd.EMA(model.parameters(), MNIST["ema"])
     print(f"{model.num_parameters():,} parameters, {len(digits):,} digits, {minutes:g} minutes")
     losses, step = [], 0
-    for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, seconds=60 * minutes,
-                                               batch_size=MNIST["batch_size"], lr=MNIST["lr"])):  # fmt: skip
+    limits = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], lr=MNIST["lr"])
+    for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **limits)):
         losses.append(loss)
     settings = MNIST | dict(data="mnist", minutes=minutes, seed=seed)
     save_checkpoint(out / "model.npz", model, ema, adam, rng, step, settings)
@@ -71,12 +71,12 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
 
     # %% How it came about: x_t above, what the network believed at that moment (x0_hat) below.
     shown = moments[:: max(1, len(moments) // 8)] + moments[-1:]
-    save_strip(out / "reverse.png", [np.concatenate([m.x[:3], m.x0_hat[:3]]) for m in shown],
-               [f"t = {m.t}" for m in shown], "Reverse: three digits (top), and the network's guess at each (below)")  # fmt: skip
+    pairs = [np.concatenate([m.x[:3], m.x0_hat[:3]]) for m in shown]
+    title = "Reverse: three digits on their way (above), and what the network believes they will be (below)"
+    save_strip(out / "reverse.png", pairs, [f"t = {m.t}" for m in shown], title)
     save_gif(out / "denoising.gif", [grid(m.x[:64]) for m in moments], scale=2)
-    print(
-        f"{step} steps, loss {np.mean(losses[-200:]):.4f}; {samples} samples in {out}/samples.png; `scratchdiff evaluate {out}` judges them"
-    )
+    print(f"{step} steps, loss {np.mean(losses[-200:]):.4f}; {samples} samples in {out}/samples.png")
+    print(f"`scratchdiff evaluate {out}` judges the model")
     return x
 
 

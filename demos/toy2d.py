@@ -3,8 +3,8 @@
     python demos/toy2d.py [--data swiss_roll] [--seed 0] [--out runs/toy2d]
 
 Takes under a minute on two cores. --data: swiss_roll, s_curve, moons, circles, spirals, checkerboard, pinwheel,
-gaussians or text:ABC. Expect a loss that falls from 1 and levels off well above 0 (the noise cannot be told exactly from the data, by anybody), and
-samples that lie along the data. Writes samples.npy (2000, 2), forward.png, field.png, reverse.gif, loss.png to --out.
+gaussians or text:ABC. Expect a loss that falls from 1 and levels off well above 0 (nobody can tell all noise from data),
+and samples that lie along the data. Writes to --out: samples.npy (2000, 2), forward.png, field.png, reverse.gif, loss.png.
 """
 
 # %%
@@ -56,9 +56,7 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
     x = moments[-1].x
     np.save(out / "samples.npy", x)
     save_gif(out / "reverse.gif", [cloud_frame(m.x, f"t = {m.t}") for m in moments[1::2]])
-    print(
-        f"{len(losses)} steps, loss {np.mean(losses[-500:]):.4f}; {n} points in {out}/samples.npy, the way there in {out}/reverse.gif"
-    )
+    print(f"{len(losses)} steps, loss {np.mean(losses[-500:]):.4f}; {n} points in {out}/samples.npy")
     return x
 
 

@@ -17,7 +17,11 @@ def test_three_steps_of_adam_are_those_computed_by_hand():
     p = one(1.0, 0.0)
     adam = sd.Adam({"p": p}, lr=0.1, betas=(0.5, 0.75), eps=1e-8)
     # g = 2, 4, −2: m = 1, 2.5, 0.25 over 1 − ½ᵏ; v = 1, 4.75, 4.5625 over 1 − ¾ᵏ
-    steps = [(1 / 0.5) / (1 / 0.25) ** 0.5, (2.5 / 0.75) / (4.75 / 0.4375) ** 0.5, (0.25 / 0.875) / (4.5625 / 0.578125) ** 0.5]
+    steps = [
+        (1 / 0.5) / (1 / 0.25) ** 0.5,
+        (2.5 / 0.75) / (4.75 / 0.4375) ** 0.5,
+        (0.25 / 0.875) / (4.5625 / 0.578125) ** 0.5,
+    ]
     expected = 1.0
     for g, step in zip((2.0, 4.0, -2.0), steps):
         p.grad = np.array([g])
@@ -57,7 +61,9 @@ def test_adam_keeps_float32():
     assert p.dtype == adam.m["p"].dtype == adam.v["p"].dtype == np.float32
 
 
-@pytest.mark.parametrize("settings", [dict(lr=-1), dict(betas=(1, 0.9)), dict(betas=(0.9, 1.0)), dict(eps=0), dict(weight_decay=-1)])
+@pytest.mark.parametrize(
+    "settings", [dict(lr=-1), dict(betas=(1, 0.9)), dict(betas=(0.9, 1.0)), dict(eps=0), dict(weight_decay=-1)]
+)
 def test_adam_refuses_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="Adam: out of range"):
         sd.Adam({"p": one(1.0, 1.0)}, **settings)

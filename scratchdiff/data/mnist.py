@@ -22,8 +22,8 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-MAX_UNPACKED = 2**30            # bytes: sixteen times the largest file of MNIST, and a bound on what a file may cost us
-MAX_PACKED = 2**24              # bytes: more than any of the four gzipped files
+MAX_UNPACKED = 2**30  # bytes: sixteen times the largest file of MNIST, and a bound on what a file may cost us
+MAX_PACKED = 2**24  # bytes: more than any of the four gzipped files
 CHUNK = 2**20
 
 
@@ -40,11 +40,13 @@ def mnist(split="train", root=None):
     if split not in ("train", "test"):
         raise ValueError(f"mnist: split must be 'train' or 'test', got {split!r}")
     if root is None and split == "test":
-        raise ValueError("mnist: the embedded digits are training digits only; for split='test' pass root=, a folder "
-                         "of the four IDX files, which download_mnist(root) can fetch")
+        raise ValueError(
+            "mnist: the embedded digits are training digits only; for split='test' pass root=, a folder "
+            "of the four IDX files, which download_mnist(root) can fetch"
+        )
     images, labels = read_pair(EMBEDDED if root is None else root, {"train": "train", "test": "t10k"}[split])
     x = images[..., None].astype(np.float32)
-    x /= 127.5                  # in place: the whole set is 188 MB
+    x /= 127.5  # in place: the whole set is 188 MB
     x -= 1
     return x, labels.astype(np.int64)
 
@@ -175,7 +177,7 @@ def _load(url):
     from tqdm import tqdm
 
     with urllib.request.urlopen(url, timeout=30) as response:
-        size = response.length or 0                 # as the server says, if it does
+        size = response.length or 0  # as the server says, if it does
         if size > MAX_PACKED:
             raise ValueError(f"{size} bytes are too many for a file of MNIST")
         # disable=None: silent where the output is no terminal
@@ -189,9 +191,9 @@ def _load(url):
 def _unpack(packed, digest):
     if packed[:2] != b"\x1f\x8b":
         raise ValueError(f"not a gzip file; it begins with {bytes(packed[:16])!r}")
-    inflate = zlib.decompressobj(wbits=31)          # 31: gzip
+    inflate = zlib.decompressobj(wbits=31)  # 31: gzip
     try:
-        content = inflate.decompress(packed, 2**26)     # 64 MiB: the largest of the four is 47 MB
+        content = inflate.decompress(packed, 2**26)  # 64 MiB: the largest of the four is 47 MB
     except zlib.error as error:
         raise ValueError(f"a broken gzip file: {error}") from error
     if not inflate.eof:

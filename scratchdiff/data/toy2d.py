@@ -129,7 +129,7 @@ def letters(text, n, rng):
     low, high = edges.reshape(-1, 2).min(0), edges.reshape(-1, 2).max(0)
     points = np.empty((0, 2))
     while len(points) < n:
-        tries = min(4 * n, 2**20 // len(edges)) + 1         # `_inside` makes arrays of tries × edges
+        tries = min(4 * n, 2**20 // len(edges)) + 1  # `_inside` makes arrays of tries × edges
         drawn = rng.uniform(low, high, (tries, 2))
         points = np.concatenate([points, drawn[_inside(drawn, edges)]])
     mean, var = _area_moments(edges)
@@ -151,7 +151,7 @@ def _outlines(text):
     vertices, codes = TextToPath().get_text_path(bold, text)
     if len(vertices) == 0:
         raise ValueError(f"toy: text {text!r} has nothing to fill")
-    polygons = Path(vertices, codes).to_polygons()          # curves become chords
+    polygons = Path(vertices, codes).to_polygons()  # curves become chords
     return np.concatenate([np.stack([p[:-1], p[1:]], axis=1) for p in polygons])
 
 
@@ -160,9 +160,9 @@ def _inside(points, edges):
 
     The winding number: edges that pass a point on its right going up, less those going down.
     """
-    (x0, y0), (x1, y1) = edges[:, 0].T, edges[:, 1].T       # (E,) each
-    x, y = points[:, :1], points[:, 1:]                     # (n, 1) each
-    side = (x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)      # positive left of the edge
+    (x0, y0), (x1, y1) = edges[:, 0].T, edges[:, 1].T  # (E,) each
+    x, y = points[:, :1], points[:, 1:]  # (n, 1) each
+    side = (x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)  # positive left of the edge
     up = (y0 <= y) & (y < y1) & (side > 0)
     down = (y1 <= y) & (y < y0) & (side < 0)
     return up.sum(1) != down.sum(1)
@@ -175,7 +175,7 @@ def _area_moments(edges):
     ∫dA = Σ c/2, ∫x dA = Σ c (p + q)/6, ∫x² dA = Σ c (p² + pq + q²)/12. Holes run backwards and count negative.
     """
     p, q = edges[:, 0], edges[:, 1]
-    c = p[:, :1] * q[:, 1:] - p[:, 1:] * q[:, :1]           # (E, 1)
+    c = p[:, :1] * q[:, 1:] - p[:, 1:] * q[:, :1]  # (E, 1)
     area = c.sum() / 2
     mean = (c * (p + q)).sum(0) / 6 / area
     return mean, (c * (p * p + p * q + q * q)).sum(0) / 12 / area - mean**2

@@ -46,7 +46,7 @@ def linear_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
 def cosine_schedule(T: int = 1000, s: float = 0.008) -> Schedule:
     """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), β_t = 1 − ᾱ_t/ᾱ_{t−1} ≤ 0.999.
 
-    Nichol & Dhariwal 2021, Eq. 17. s keeps β_1 from being too small to learn from. Raises ValueError unless T ≥ 1 and s ≥ 0."""
+    Nichol & Dhariwal 2021, Eq. 17. s keeps β_1 from being too small. Raises ValueError unless T ≥ 1 and s ≥ 0."""
     if not s >= 0:
         raise ValueError(f"cosine_schedule: s must not be negative, got {s}")
     t = np.arange(check_T("cosine_schedule", T) + 1)

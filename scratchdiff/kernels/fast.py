@@ -1,8 +1,8 @@
 """The kernels of `reference.py`, fast: same names, same signatures, same numbers. This file chooses; the loops are in
 
-    winograd.py     3×3 convolutions with stride 1, which are nearly all of a U-Net's work
-    im2col.py       every other convolution
-    norm.py         group normalisation, with SiLU in the same pass
+winograd.py     3×3 convolutions with stride 1, which are nearly all of a U-Net's work
+im2col.py       every other convolution
+norm.py         group normalisation, with SiLU in the same pass
 """
 
 import numpy as np

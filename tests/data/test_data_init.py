@@ -59,6 +59,6 @@ def test_importing_the_room_brings_in_nothing_heavy():
     code = f"import sys, numpy; before = set(sys.modules); import scratchdiff.data.toy2d, scratchdiff.data.mnist; \
              print(sorted({heavy} & (set(sys.modules) - before)))"
     package = "import types, sys; p = types.ModuleType('scratchdiff'); p.__path__ = ['scratchdiff']; \
-               sys.modules['scratchdiff'] = p"      # the room alone, without what the whole package imports
+               sys.modules['scratchdiff'] = p"  # the room alone, without what the whole package imports
     run = subprocess.run([sys.executable, "-c", f"{package}\n{code}"], capture_output=True, text=True, cwd=ROOT)
     assert run.stdout.strip() == "[]", run.stderr

@@ -48,7 +48,7 @@ def test_the_embedded_digits_are_a_thousand_of_each_class_mixed_as_in_the_origin
     images, labels = mnist()
     assert images.shape == (10_000, 28, 28, 1)
     np.testing.assert_array_equal(np.bincount(labels), [1000] * 10)
-    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]       # the well-known beginning of MNIST
+    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]  # the well-known beginning of MNIST
 
 
 def test_embedding_takes_the_first_of_each_class_in_original_order(root, tmp_path):
@@ -76,6 +76,7 @@ def test_too_few_of_a_class_are_refused(root, tmp_path):
 
 
 def test_the_script_says_what_it_wants():
-    run = subprocess.run([sys.executable, "-m", "scratchdiff.data.embed", "--help"], capture_output=True, text=True,
-                         cwd=ROOM.parents[1])
+    run = subprocess.run(
+        [sys.executable, "-m", "scratchdiff.data.embed", "--help"], capture_output=True, text=True, cwd=ROOM.parents[1]
+    )
     assert run.returncode == 0 and "folder of the MNIST files" in run.stdout

@@ -31,12 +31,13 @@ def write(root, images, labels, prefix="train", mark="-", ending=""):
 
 # mnist
 
+
 def test_the_embedded_digits_are_float32_images_from_minus_one_to_one():
     images, labels = mnist()
     assert images.dtype == np.float32 and images.shape == (10_000, 28, 28, 1)
     assert images.min() == -1 and images.max() == 1
     assert labels.dtype == np.int64 and set(labels) == set(range(10))
-    assert images[:, 0, 0].max() == -1                      # the paper is -1
+    assert images[:, 0, 0].max() == -1  # the paper is -1
 
 
 @pytest.mark.parametrize("split, prefix", [("train", "train"), ("test", "t10k")])
@@ -67,13 +68,16 @@ def test_a_folder_without_the_files_is_refused_by_name(tmp_path):
     assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.parametrize("images, labels, found", [
-    (np.zeros((4, 28, 28)), np.zeros(3), r"labels-idx1.*\(3,\) for 4 images"),
-    (np.zeros((4, 28, 28)), np.zeros((4, 1)), r"labels-idx1.*\(4, 1\) for 4 images"),
-    (np.zeros((4, 28, 28)), [0, 10, 1, 2], "labels-idx1.*0..9, found 10"),
-    (np.zeros((4, 28, 27)), np.zeros(4), r"images-idx3.*\(N, 28, 28\), found \(4, 28, 27\)"),
-    (np.zeros(4), np.zeros(4), r"images-idx3.*\(N, 28, 28\), found \(4,\)"),
-])
+@pytest.mark.parametrize(
+    "images, labels, found",
+    [
+        (np.zeros((4, 28, 28)), np.zeros(3), r"labels-idx1.*\(3,\) for 4 images"),
+        (np.zeros((4, 28, 28)), np.zeros((4, 1)), r"labels-idx1.*\(4, 1\) for 4 images"),
+        (np.zeros((4, 28, 28)), [0, 10, 1, 2], "labels-idx1.*0..9, found 10"),
+        (np.zeros((4, 28, 27)), np.zeros(4), r"images-idx3.*\(N, 28, 28\), found \(4, 28, 27\)"),
+        (np.zeros(4), np.zeros(4), r"images-idx3.*\(N, 28, 28\), found \(4,\)"),
+    ],
+)
 def test_images_and_labels_that_do_not_fit_are_refused_by_name(tmp_path, images, labels, found):
     write(tmp_path, images, labels)
     with pytest.raises(ValueError, match=found):
@@ -81,6 +85,7 @@ def test_images_and_labels_that_do_not_fit_are_refused_by_name(tmp_path, images,
 
 
 # read_idx
+
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 3, 2), (2, 3, 4, 1)])
 def test_plain_and_gzipped_files_agree_whatever_they_are_called(tmp_path, shape):
@@ -134,7 +139,7 @@ def test_a_broken_file_is_refused_in_one_line_with_its_name(tmp_path, case):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert peak < 8e6                                       # nothing was set aside for what is not there
+    assert peak < 8e6  # nothing was set aside for what is not there
 
 
 def test_a_gzip_that_unpacks_to_far_more_than_its_header_says_is_not_unpacked(tmp_path):
@@ -152,7 +157,7 @@ def test_flipping_any_byte_gives_an_array_or_a_value_error(tmp_path):
     path = tmp_path / "flipped"
     for content in (GOOD, PACKED):
         for i in range(len(content)):
-            path.write_bytes(content[:i] + bytes([content[i] ^ 0x55]) + content[i + 1:])
+            path.write_bytes(content[:i] + bytes([content[i] ^ 0x55]) + content[i + 1 :])
             try:
                 assert read_idx(path).size == 24
             except ValueError as error:
@@ -167,6 +172,7 @@ def test_what_is_not_a_file_is_refused_by_name(tmp_path, name):
 
 
 # download_mnist, from a server on this machine and with small files in MNIST's place
+
 
 @pytest.fixture
 def serve(monkeypatch):

@@ -68,7 +68,7 @@ def test_swiss_roll_points_lie_on_the_spiral_whose_radius_is_its_angle():
 def test_spirals_points_lie_on_two_opposite_arms_and_spread_evenly():
     theta = grid(0, 3 * PI)
     x, y = theta * np.cos(theta), theta * np.sin(theta)
-    _, std = moments(np.tile(theta, 2), np.append(x, -x), np.append(y, -y))     # density proportional to θ
+    _, std = moments(np.tile(theta, 2), np.append(x, -x), np.append(y, -y))  # density proportional to θ
     raw = draw("spirals") * std
     radius = np.hypot(*raw.T)
     arm = (raw * np.stack([np.cos(radius), np.sin(radius)], 1)).sum(1) / radius  # 1 on one arm, -1 on the other
@@ -135,11 +135,11 @@ def test_the_holes_of_letters_stay_empty(text, holes):
     points = draw(f"text:{text}", 40_000)
     filled = np.pad(np.histogram2d(*points.T, bins=50)[0] > 0, 1)
     regions = np.bincount(ndimage.label(~filled)[0].ravel())[1:]
-    assert (regions > 4).sum() == holes + 1, regions         # the outside is a region too; a stray pixel is none
+    assert (regions > 4).sum() == holes + 1, regions  # the outside is a region too; a stray pixel is none
 
 
 def test_letters_are_filled_uniformly_by_area():
-    x, y = draw("text:I", 40_000).T                          # a bold I is one upright bar
+    x, y = draw("text:I", 40_000).T  # a bold I is one upright bar
     for coordinate in (x, y):
         counts = np.histogram(coordinate, bins=10)[0]
         np.testing.assert_allclose(counts, 4000, atol=5 * math.sqrt(4000))
@@ -154,7 +154,7 @@ def test_both_of_two_letters_get_the_same_share_and_text_is_wider_than_one_lette
 def test_letters_keep_their_proportions_and_stand_upright():
     x, y = draw("text:L", 4000).T
     assert 1.2 < np.ptp(y) / np.ptp(x) < 1.6
-    assert x[y > 0].max() < 0.5 and y[x > 1].max() < -0.5    # the stroke stands on the left, the foot lies below
+    assert x[y > 0].max() < 0.5 and y[x > 1].max() < -0.5  # the stroke stands on the left, the foot lies below
 
 
 def test_dollars_are_letters_and_not_mathematics():

@@ -1,4 +1,4 @@
-"""The process agrees with its definition step by step, the posterior with Bayes' rule, the three predictions with each other."""
+"""The process agrees with its definition step by step, the posterior with Bayes' rule, the predictions with each other."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,9 @@ def test_the_posterior_is_bayes_rule_on_a_fine_grid():
     for t in range(2, 6):
         x0, xt = 0.7, -1.3
         a, a_bar, a_prev = schedule.alpha[t], schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
-        joint = stats.norm.pdf(xt, np.sqrt(a) * grid, np.sqrt(1 - a)) * stats.norm.pdf(grid, np.sqrt(a_prev) * x0, np.sqrt(1 - a_prev))
+        joint = stats.norm.pdf(xt, np.sqrt(a) * grid, np.sqrt(1 - a)) * stats.norm.pdf(
+            grid, np.sqrt(a_prev) * x0, np.sqrt(1 - a_prev)
+        )
         weights = joint / joint.sum()
         mean = (weights * grid).sum()
         var = (weights * (grid - mean) ** 2).sum()

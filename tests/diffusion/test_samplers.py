@@ -1,4 +1,4 @@
-"""Samplers against formulas replayed by hand, against each other, and against distributions whose denoiser is known exactly."""
+"""Samplers against formulas replayed by hand, against each other, and against data whose best denoiser is known exactly."""
 
 import numpy as np
 import pytest

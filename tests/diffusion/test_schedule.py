@@ -6,7 +6,9 @@ import pytest
 import scratchdiff as sd
 
 
-@pytest.mark.parametrize("schedule", [sd.linear_schedule(1000), sd.cosine_schedule(1000), sd.linear_schedule(7), sd.cosine_schedule(1)])
+@pytest.mark.parametrize(
+    "schedule", [sd.linear_schedule(1000), sd.cosine_schedule(1000), sd.linear_schedule(7), sd.cosine_schedule(1)]
+)
 def test_index_zero_means_no_noise_and_alpha_bar_is_the_product_of_the_alphas(schedule):
     s = schedule
     assert s.beta.shape == s.alpha.shape == s.alpha_bar.shape == (s.T + 1,)

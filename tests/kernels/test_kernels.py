@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scratchdiff.kernels import fast, reference
+from scratchdiff.kernels import fast, reference, winograd
 
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-11}  # of the largest entry
 
@@ -24,11 +24,14 @@ CONVOLUTIONS = {  # N, H, W, Cin, kh, kw, Cout, stride, pads
     "3x3 no images": (0, 6, 6, 16, 3, 3, 16, 1, ((1, 1), (1, 1))),
     "3x3 from one channel": (3, 9, 8, 1, 3, 3, 16, 1, ((1, 1), (1, 1))),
     "3x3 to one channel": (3, 9, 8, 16, 3, 3, 1, 1, ((1, 1), (1, 1))),
+    "3x3 a long line": (1, 4, 700, 4, 3, 3, 3, 1, ((1, 1), (1, 1))),
     "3x3 stride 2": (2, 6, 8, 5, 3, 3, 4, 2, ((0, 1), (0, 1))),
+    "3x3 stride 2, last pixels unused": (2, 6, 8, 5, 3, 3, 4, 2, ((0, 0), (0, 0))),
     "3x3 stride 3": (2, 8, 7, 2, 3, 3, 3, 3, ((1, 1), (1, 1))),
     "1x1": (2, 4, 3, 5, 1, 1, 6, 1, ((0, 0), (0, 0))),
     "1x1 padded": (2, 4, 3, 5, 1, 1, 6, 1, ((1, 0), (0, 2))),
     "1x1 stride 2": (2, 5, 4, 3, 1, 1, 2, 2, ((0, 0), (0, 0))),
+    "1x1 stride 3, last pixels unused": (2, 6, 9, 3, 1, 1, 2, 3, ((0, 0), (0, 0))),
     "2x2": (2, 5, 4, 3, 2, 2, 5, 1, ((0, 1), (0, 1))),
     "5x5": (2, 7, 6, 2, 5, 5, 3, 1, ((2, 2), (2, 2))),
     "5x2 stride 2": (2, 9, 7, 3, 5, 2, 4, 2, ((2, 2), (0, 1))),
@@ -77,7 +80,8 @@ def norm_kernels(module, x, dy, scale, shift, groups, silu):
 
 def assert_close(got, want, dtype):
     """`want` is worked out in float64; errors are measured against its largest entry."""
-    assert got.dtype == dtype and got.shape == want.shape
+    assert got.dtype == dtype
+    assert got.shape == want.shape
     assert np.abs(got - want).max(initial=0) <= TOLERANCE[dtype] * max(np.abs(want).max(initial=0), 1)
 
 
@@ -166,6 +170,30 @@ def test_fast_group_norm_takes_read_only_views_and_leaves_its_inputs_alone():
         np.testing.assert_array_equal(got, want)
     for a, b in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_winograds_matrices_turn_a_filter_of_three_taps_into_six_products():
+    rng = np.random.default_rng(0)
+    w, d = rng.standard_normal(3), rng.standard_normal(6)
+    y = winograd.A.T @ ((winograd.G @ w) * (winograd.B @ d))
+    np.testing.assert_allclose(y, np.correlate(d, w), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name.startswith("3x3") and "stride" not in name])
+def test_winograd_equals_the_formula_on_shapes_that_are_too_small_for_it_to_pay(name):
+    case = CONVOLUTIONS[name]
+    x, w, dy = conv_inputs(case, np.float64)
+    want = list(conv_kernels(reference, x, w, dy, *case[7:]))
+    assert_close(winograd.conv2d(x, w, case[8]), want[0], np.float64)
+    assert_close(winograd.conv2d_dw(x, dy, case[8]), want[2], np.float64)
+
+
+def test_convolution_stays_accurate_in_float32_at_the_sizes_of_a_unet():
+    case = (8, 28, 28, 32, 3, 3, 32, 1, ((1, 1), (1, 1)))
+    arrays = conv_inputs(case, np.float32)
+    wanted = conv_kernels(reference, *[a.astype(np.float64) for a in arrays], *case[7:])
+    for got, want in zip(conv_kernels(fast, *arrays, *case[7:]), wanted, strict=True):
+        assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
 
 
 # ---- what a formula in exact arithmetic does not say

@@ -16,7 +16,10 @@ def test_the_mlp_gradient_matches_finite_differences_for_every_parameter_and_the
     model = sd.MLP(dim=3, width=6, num_blocks=2, rng=rng, dtype=np.float64)
     fill_zeros(model.parameters(), rng, size=0.5)
     x = rng.standard_normal((4, 3))
-    assert sd.gradcheck(lambda x, *_: model(x, np.array([1, 5, 50, 500])), x, *model.parameters().values(), max_probes=30) < 1e-7
+    assert (
+        sd.gradcheck(lambda x, *_: model(x, np.array([1, 5, 50, 500])), x, *model.parameters().values(), max_probes=30)
+        < 1e-7
+    )
 
 
 def test_the_mlp_depends_on_t(rng):

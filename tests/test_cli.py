@@ -1,0 +1,124 @@
+"""The command line does what its help says, and each mistake of a user ends in one line."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from scratchdiff import recipes
+from scratchdiff.cli import main
+
+TINY_UNET = dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), groups=4, patch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def small_recipes(monkeypatch, tmp_path):
+    """Networks that train in a moment, in an empty folder."""
+    sizes = recipes.MNIST["network_args"] | TINY_UNET
+    monkeypatch.setitem(recipes.MNIST, "network_args", sizes)
+    monkeypatch.setitem(recipes.MNIST, "batch_size", 8)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def mnist_run():
+    assert main(["train", "mnist", "--out", "run", "--steps", "4"]) == 0
+    return "run"
+
+
+def test_train_sample_and_evaluate_on_mnist(mnist_run, capsys, tmp_path):
+    assert main(["sample", mnist_run, "-n", "5", "--steps", "3"]) == 0
+    x = np.load("run/samples.npy")
+    assert x.shape == (5, 28, 28, 1) and x.dtype == np.float32 and np.abs(x).max() <= 1
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"model.npz", "loss.png", "samples.npy", "samples.png"}
+    assert main(["evaluate", mnist_run, "-n", "6", "--steps", "2"]) == 0
+    assert main(["evaluate", "run/samples.npy"]) == 0
+    assert capsys.readouterr().out.count("Fréchet distance") == 2
+
+
+def test_training_on_points_and_sampling_them_with_ddpm():
+    assert main(["train", "toy:moons", "--steps", "3"]) == 0
+    assert main(["sample", "runs/toy_moons", "-n", "7", "--sampler", "ddpm"]) == 0
+    assert np.load("runs/toy_moons/samples.npy").shape == (7, 2)
+
+
+def test_training_on_an_npy_of_coloured_images(rng):
+    np.save("tiles.npy", rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
+    assert main(["train", "tiles.npy", "--steps", "2"]) == 0
+    assert main(["sample", "runs/tiles", "-n", "2", "--steps", "2"]) == 0
+    assert np.load("runs/tiles/samples.npy").shape == (2, 8, 8, 3)
+
+
+def test_a_resumed_run_ends_as_the_one_that_never_stopped(monkeypatch):
+    assert main(["train", "mnist", "--out", "whole", "--steps", "6"]) == 0
+
+    import scratchdiff.progress
+
+    def interrupted(steps, description=""):
+        for step in steps:
+            yield step
+            if step.step == 4:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scratchdiff.progress, "watch_training", interrupted)
+        assert main(["train", "mnist", "--out", "parts", "--steps", "6", "--save-every", "3"]) == 130
+    assert main(["train", "mnist", "--out", "parts", "--steps", "6", "--resume"]) == 0
+    with np.load("whole/model.npz") as whole, np.load("parts/model.npz") as parts:
+        assert whole.files == parts.files
+        assert all(np.array_equal(whole[key], parts[key]) for key in whole.files)
+
+
+def test_gradcheck_prints_a_row_for_every_example_and_all_are_right(capsys):
+    from scratchdiff.ops.examples import EXAMPLES
+
+    assert main(["gradcheck"]) == 0
+    rows = re.findall(r"^(\w+) +[\d× ]+? +(\d\.\de-\d+) +\d+$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in rows] == [example.name for example in EXAMPLES]
+    assert all(float(error) < 1e-7 for _, error in rows)
+
+
+def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys):
+    assert main(["gradcheck", "--param", "down.0.conv1.w[0,0,3,2]"]) == 0
+    errors = [float(e) for e in re.findall(r"^ +1e-\d\d +\S+ +(\S+)", capsys.readouterr().out, re.MULTILINE)]
+    assert len(errors) == 10 and min(errors) < 1e-6
+    assert errors[0] > min(errors) < errors[-1]
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["train", "nothing"], "data must be mnist, toy:NAME or an .npy file, got 'nothing'"),
+    (["train", "toy:nothing"], "unknown set 'nothing'"),
+    (["train", "gone.npy"], "gone.npy"),
+    (["train", "text.npy"], "text.npy: not an .npy file of numbers"),
+    (["train", "flat.npy"], r"flat.npy: needs images of shape .* got \(4, 4\)"),
+    (["train", "odd.npy"], "size must be even, got 7"),
+    (["train", "wide.npy"], "images must be square, got 4 × 6"),
+    (["train", "loud.npy"], r"loud.npy: images must be uint8 or floats in \[-1, 1\]"),
+    (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
+    (["train", "mnist", "--out", "run"], "run/model.npz exists; give --resume"),
+    (["train", "mnist", "--out", "run", "--resume", "--steps", "9"], "was begun with data mnist, steps 4, seed 0"),
+    (["train", "mnist", "--out", "none", "--resume"], "none/model.npz"),
+    (["sample", "none"], "none/model.npz"),
+    (["sample", "run", "--steps", "2000"], "steps must lie in 1..1000, got 2000"),
+    (["sample", "run", "--eta", "2"], "eta must lie in"),
+    (["evaluate", "flat.npy"], "flat.npy: needs images"),
+    (["gradcheck", "--param", "down.9.w[0]"], "no parameter 'down.9.w'"),
+    (["gradcheck", "--param", "down.0.conv1.w[0,0]"], r"has shape \(3, 3, 32, 32\); give one index a axis"),
+    (["gradcheck", "--param", "down.0.conv1.w[0,0,3,32]"], r"has shape \(3, 3, 32, 32\)"),
+])  # fmt: skip
+def test_a_mistake_ends_in_one_line_that_names_it(argv, message, mnist_run, capsys, tmp_path):
+    (tmp_path / "text.npy").write_text("hello")
+    for name, shape in (("flat", (4, 4)), ("odd", (3, 7, 7, 1)), ("wide", (2, 4, 6, 1)), ("loud", (2, 4, 4, 1))):
+        np.save(f"{name}.npy", np.full(shape, 3.0 if name == "loud" else 0.5))
+    capsys.readouterr()
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and re.search(message, lines[0]) and lines[0].startswith("scratchdiff: ")
+
+
+def test_the_module_runs_as_a_program_and_refuses_unknown_commands():
+    done = subprocess.run([sys.executable, "-m", "scratchdiff", "fly"], capture_output=True, text=True)
+    assert done.returncode == 2 and "invalid choice: 'fly'" in done.stderr and "Traceback" not in done.stderr
+    assert subprocess.run([sys.executable, "-m", "scratchdiff", "--help"], capture_output=True).returncode == 0

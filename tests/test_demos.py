@@ -1,0 +1,65 @@
+"""Every demo runs, small, and writes what its head says it writes."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scratchdiff import recipes
+
+DEMOS = Path(__file__).parents[1] / "demos"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"demo_{name}", DEMOS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_demo_has_a_test_here_and_states_its_command_and_its_time():
+    assert {p.stem for p in DEMOS.glob("*.py")} == {"mnist", "toy2d", "classifier"}
+    for path in DEMOS.glob("*.py"):
+        head = path.read_text(encoding="utf-8").split('"""')[1]
+        assert f"python demos/{path.name}" in head and "minute" in head
+
+
+def pictures_are_whole(folder):
+    for path in [*folder.glob("*.png"), *folder.glob("*.gif")]:
+        with Image.open(path) as picture:
+            assert len(picture.convert("L").getcolors()) > 2, path.name
+
+
+def test_the_mnist_demo_writes_samples_pictures_and_a_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.MNIST, "batch_size", 8)
+    x = load("mnist").main(minutes=0.02, samples=5, steps=4, out=tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "samples.npy", "samples.png", "forward.png", "reverse.png", "denoising.gif", "loss.png", "model.npz"}  # fmt: skip
+    saved = np.load(tmp_path / "run" / "samples.npy")
+    assert np.array_equal(saved, x) and saved.shape == (5, 28, 28, 1) and saved.dtype == np.float32
+    assert np.abs(saved).max() <= 1
+    pictures_are_whole(tmp_path / "run")
+
+
+@pytest.mark.parametrize("data", ["swiss_roll", "text:AB"])
+def test_the_toy_demo_writes_points_and_pictures(tmp_path, data):
+    x = load("toy2d").main(data=data, seconds=0.5, out=tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "samples.npy", "forward.png", "reverse.gif", "field.png", "loss.png"}  # fmt: skip
+    assert np.array_equal(np.load(tmp_path / "run" / "samples.npy"), x) and x.shape == (2000, 2)
+    pictures_are_whole(tmp_path / "run")
+
+
+def test_the_classifier_demo_trains_saves_and_counts(tmp_path):
+    from scratchdiff.data.embed import write_idx
+
+    rng = np.random.default_rng(0)
+    for prefix, n in (("train", 20), ("t10k", 10)):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n, dtype=np.uint8) % 10)
+    accuracy = load("classifier").main(["--data", str(tmp_path), "--epochs", "8", "--out", str(tmp_path / "out")])
+    assert 0 <= accuracy <= 1
+    with np.load(tmp_path / "out" / "classifier.npz") as arrays:
+        assert all(arrays[key].dtype == np.float16 for key in arrays.files)
