@@ -21,7 +21,7 @@ keep_freed_memory()
 def conv2d(x, w, s, pads):
     """See reference.conv2d."""
     x, w = prepare(x, w)
-    return winograd.conv2d(x, w, pads) if winograd_pays(w.shape, s) else im2col.conv2d(x, w, s, pads)
+    return winograd.conv2d(x, w, pads) if winograd_pays(x.shape, w.shape, s) else im2col.conv2d(x, w, s, pads)
 
 
 def conv2d_dx(dy, w, x_shape, s, pads):
@@ -44,11 +44,13 @@ def conv2d_dx(dy, w, x_shape, s, pads):
 def conv2d_dw(x, dy, w_shape, s, pads):
     """See reference.conv2d_dw."""
     x, dy = prepare(x, dy)
-    if winograd_pays(w_shape, s):
+    if winograd_pays(x.shape, w_shape, s):
         return winograd.conv2d_dw(x, dy, pads)
     return im2col.conv2d_dw(x, dy, w_shape, s, pads)
 
 
-def winograd_pays(w_shape, s):
-    """With few channels, turning image and filter to and fro costs more than it saves (measured)."""
-    return w_shape[:2] == (3, 3) and s == 1 and min(w_shape[2:]) >= 8
+def winograd_pays(x_shape, w_shape, s):
+    """Whether there are enough pixels for the transform of the filter to be worth while (measured: 2 a channel), and images
+    large enough for tiles of 4 × 4 outputs."""
+    N, H, W, _ = x_shape
+    return w_shape[:2] == (3, 3) and s == 1 and min(H, W) >= 3 and N * H * W >= 2 * max(w_shape[2:])

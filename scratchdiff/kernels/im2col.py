@@ -48,8 +48,8 @@ def forward_blocks(x, w, y, s, top, left, thread, threads):
     cols = np.empty((lines * Wo, kh * kw * C), x.dtype)
     for first in range(thread * lines, N * Ho, threads * lines):
         last = min(first + lines, N * Ho)
-        gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-        np.dot(cols[: (last - first) * Wo], wm, ym[first * Wo : last * Wo])
+        rows = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
+        np.dot(rows, wm, ym[first * Wo : last * Wo])
 
 
 @njit(cache=True, parallel=True)
@@ -67,11 +67,21 @@ def backward_w_blocks(x, dy, dw, s, top, left, thread, threads):
     cols, product = np.empty((lines * Wo, kh * kw * C), x.dtype), np.empty((kh * kw * C, Co), x.dtype)
     for first in range(thread * lines, N * Ho, threads * lines):
         last = min(first + lines, N * Ho)
-        gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-        np.dot(cols[: (last - first) * Wo].T, dym[first * Wo : last * Wo], product)
+        rows = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
+        np.dot(rows.T, dym[first * Wo : last * Wo], product)
         for k in range(len(dwm)):
             for d in range(Co):
                 dwm[k, d] += product[k, d]
+
+
+@njit(cache=True)
+def windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo):
+    """The rows of output lines first..last−1: laid out in cols, or, where a window is one pixel, x itself as it lies."""
+    N, H, W, C = x.shape
+    if kh == kw == s == 1 and Ho == H and Wo == W:
+        return x.reshape(N * H * W, C)[first * W : last * W]
+    gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
+    return cols[: (last - first) * Wo]
 
 
 @njit(cache=True)

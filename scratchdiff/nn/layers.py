@@ -71,10 +71,10 @@ class SelfAttention(Module):
         if channels % heads:
             raise ValueError(f"SelfAttention: {heads} heads do not divide {channels} channels")
         self.norm = GroupNorm(channels, groups, dtype=dtype)
-        self.q = Linear(channels, channels, rng=rng, dtype=dtype)
-        self.k = Linear(channels, channels, rng=rng, dtype=dtype)
-        self.v = Linear(channels, channels, rng=rng, dtype=dtype)
-        self.proj = Linear(channels, channels, rng=rng, dtype=dtype, zero=True)
+        self.q = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)  # a 1×1 convolution: a linear layer at every pixel
+        self.k = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)
+        self.v = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)
+        self.proj = Conv2d(channels, channels, 1, rng=rng, dtype=dtype, zero=True)
         self.heads = heads
 
     def __call__(self, x):

@@ -23,7 +23,7 @@ class ResBlock(Module):
         self.temb_proj = Linear(temb_width, out_channels, **kw)
         self.norm2 = GroupNorm(out_channels, groups, silu=True, dtype=dtype)
         self.conv2 = Conv2d(out_channels, out_channels, zero=True, **kw)
-        self.shortcut = Linear(in_channels, out_channels, **kw) if in_channels != out_channels else None
+        self.shortcut = Conv2d(in_channels, out_channels, 1, **kw) if in_channels != out_channels else None
         self.attn = SelfAttention(out_channels, groups, **kw) if attention else None
         self.dropout = dropout
 

@@ -62,7 +62,7 @@ def power(x, exponent):
     """y = xᵖ for one real number p, not a Tensor; x ≥ 0 where p is not an integer. ValueError if p is an array."""
     if np.ndim(exponent) != 0:
         raise ValueError(f"power: the exponent must be one real number, got shape {np.shape(exponent)}")
-    p = exponent
+    p = np.asarray(exponent).item()  # a Python number: a NumPy one would make float32 float64
     return x**p, lambda dy: (dy * p * x ** (p - 1) if p != 0 else np.zeros_like(dy),)
 
 
@@ -98,8 +98,8 @@ def mean(x, axis=None, keepdims=False):
 
 def _axes(name, x, axis):
     axes = range(x.ndim) if axis is None else (axis,) if np.ndim(axis) == 0 else axis
-    if any(not -x.ndim <= a < x.ndim for a in axes):
-        raise ValueError(f"{name}: axis {axis} is not an axis of shape {x.shape}")
+    if any(not -x.ndim <= a < x.ndim for a in axes) or len({a % x.ndim for a in axes}) < len(axes):
+        raise ValueError(f"{name}: axis {axis} must name axes of shape {x.shape}, each once")
     return tuple(a % x.ndim for a in axes)
 
 

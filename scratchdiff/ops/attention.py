@@ -31,7 +31,7 @@ def attention(q, k, v):
 
     q: (N, heads, L, D), k: (N, heads, M, D), v: (N, heads, M, E) → (N, heads, L, E). Any leading axes will do.
     Raises ValueError if the shapes do not fit."""
-    fits = q.ndim >= 2 and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
+    fits = min(q.ndim, k.ndim, v.ndim) >= 2 and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
     if not fits or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or k.shape[-2] < 1:
         raise ValueError(f"attention: shapes q {q.shape}, k {k.shape}, v {v.shape} do not fit")
     s = q.dtype.type(1 / np.sqrt(q.shape[-1]))

@@ -17,9 +17,12 @@ def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) ->
             raise ValueError(f'conv2d: padding must be "same", an int or ((top, bottom), (left, right)), got {padding!r}')
         totals = [max((-(-n // stride) - 1) * stride + k - n, 0) for n, k in zip(in_size, kernel_size)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    if np.ndim(padding) == 0:
+    if isinstance(padding, (int, np.integer)):
         padding = ((padding, padding), (padding, padding))
-    pads = np.asarray(padding)
+    try:
+        pads = np.asarray(padding)
+    except ValueError:  # rows of unequal length
+        pads = np.empty(0)
     if pads.shape != (2, 2) or pads.dtype.kind not in "iu" or pads.min() < 0:
         raise ValueError(f"conv2d: padding must be non-negative integers ((top, bottom), (left, right)), got {padding!r}")
     return tuple(map(tuple, pads.tolist()))

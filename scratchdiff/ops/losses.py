@@ -22,10 +22,12 @@ def mse(x, target):
 @op
 def cross_entropy(logits, labels):
     """L = −mean log softmax(logits)[label].   logits: (N, classes), labels: (N,) integers in 0..classes−1, or ValueError."""
-    N, classes = logits.shape
     labels = np.asarray(labels)
-    if labels.shape != (N,) or N == 0 or not ((0 <= labels) & (labels < classes)).all():
-        raise ValueError(f"cross_entropy: logits {logits.shape} need {N} labels in 0..{classes - 1}, got {labels.shape}")
+    fits = logits.ndim == 2 and logits.shape[:1] == labels.shape != (0,) and labels.dtype.kind in "iu"
+    if not fits or labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"cross_entropy: logits {logits.shape} need as many integer labels from 0 up to the number of "
+                         f"classes, got {labels.dtype} of shape {labels.shape}")  # fmt: skip
+    N = len(labels)
     shifted = logits - logits.max(1, keepdims=True)
     logp = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     rows = np.arange(N)

@@ -8,6 +8,8 @@ How the gradient comes about, with x̂ = (x − μ)/σ over a group of n entries
 for ∂μ/∂x_j = 1/n and ∂σ/∂x_j = x̂_j/n. `kernels/reference.py` has it in NumPy, `kernels/norm.py` in one pass over memory.
 """
 
+import math
+
 from scratchdiff import kernels
 from scratchdiff.autograd import op
 
@@ -27,7 +29,7 @@ def group_norm(x, scale, shift, *, groups, eps=1e-6, silu=False):
         )
     if not eps > 0:
         raise ValueError(f"group_norm: eps must be positive, got {eps}")
-    pixels = x.reshape(x.shape[0], -1, C)
+    pixels = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), C)
     y, mean, rstd = kernels.group_norm(pixels, scale, shift, groups, eps, silu)
 
     def backward(dy):

@@ -23,9 +23,10 @@ def reshape(x, *shape):
 
 @op
 def _transpose(x, *, axes):
-    if sorted(a % max(x.ndim, 1) for a in axes) != list(range(x.ndim)):
+    positive = [a + x.ndim if a < 0 else a for a in axes]
+    if sorted(positive) != list(range(x.ndim)):
         raise ValueError(f"transpose: {axes} is no permutation of the axes of shape {x.shape}")
-    back = np.argsort([a % x.ndim for a in axes])
+    back = np.argsort(positive)
     return x.transpose(axes), lambda dy: (dy.transpose(back),)
 
 
@@ -86,9 +87,8 @@ def space_to_depth(x, *, block):
     """Each block × block patch of pixels becomes one pixel with block² times the channels. Its inverse: `depth_to_space`.
 
     x: (N, H, W, C) → (N, H/block, W/block, block² C). Raises ValueError if block does not divide H and W."""
-    N, H, W, C = x.shape
-    if block < 1 or H % block or W % block:
-        raise ValueError(f"space_to_depth: blocks of {block} × {block} do not tile images of {H} × {W}")
+    if x.ndim != 4 or block < 1 or x.shape[1] % block or x.shape[2] % block:
+        raise ValueError(f"space_to_depth: blocks of {block} × {block} do not tile images of shape {x.shape}")
     return _fold(x, block), lambda dy: (_unfold(dy, block),)
 
 
@@ -97,8 +97,8 @@ def depth_to_space(x, *, block):
     """(N, H, W, block² C) → (N, block H, block W, C): the inverse of `space_to_depth` (Shi et al. 2016, Eq. 4).
 
     Raises ValueError if block² does not divide the channels."""
-    if block < 1 or x.shape[-1] % block**2:
-        raise ValueError(f"depth_to_space: {x.shape[-1]} channels are not {block}² times a whole number")
+    if x.ndim != 4 or block < 1 or x.shape[3] % block**2:
+        raise ValueError(f"depth_to_space: the channels of shape {x.shape} are not {block}² times a whole number")
     return _unfold(x, block), lambda dy: (_fold(dy, block),)
 
 
@@ -116,3 +116,4 @@ def _unfold(x, b):
 
 Tensor.reshape, Tensor.transpose, Tensor.__getitem__ = reshape, transpose, getitem
 Tensor.T = property(transpose)
+Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))

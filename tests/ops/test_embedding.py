@@ -1,0 +1,54 @@
+"""The timestep embedding: its formula number by number, its dtype, and that steps can be told apart."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.spatial import distance
+
+import scratchdiff as sd
+from scratchdiff import ops
+
+
+@pytest.mark.parametrize("dim", [4, 6, 7, 32])
+def test_the_embedding_is_sines_then_cosines_from_frequency_one_to_one_ten_thousandth(dim):
+    t = [1, 17, 1000]
+    y = ops.timestep_embedding(np.array(t), dim).data
+    half = dim // 2
+    omega = [math.exp(-math.log(10_000) * i / (half - 1)) for i in range(half)]
+    assert omega[0] == 1 and omega[-1] == pytest.approx(1e-4)
+    for row, step in zip(y, t, strict=True):
+        want = [math.sin(step * w) for w in omega] + [math.cos(step * w) for w in omega] + [0.0] * (dim % 2)
+        np.testing.assert_allclose(row, want, rtol=0, atol=1e-12)
+
+
+def test_a_thousand_timesteps_are_a_thousand_different_vectors_of_one_length():
+    y = ops.timestep_embedding(np.arange(1, 1001), 32).data
+    np.testing.assert_allclose((y * y).sum(1), 16, rtol=1e-13)  # sin² + cos², sixteen times
+    assert distance.pdist(y).min() > 0.5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_integers_give_the_dtype_asked_for_and_floats_keep_their_own(dtype):
+    other = {np.float32: np.float64, np.float64: np.float32}[dtype]
+    assert ops.timestep_embedding(np.arange(3), 8, dtype=dtype).dtype == dtype
+    assert ops.timestep_embedding(np.arange(3, dtype=dtype), 8, dtype=other).dtype == dtype
+    assert ops.timestep_embedding([1, 2], 8).dtype == np.float64
+
+
+def test_angles_are_worked_out_in_float64_whatever_the_output():
+    y32 = ops.timestep_embedding(np.arange(990, 1000), 8, dtype=np.float32).data
+    y64 = ops.timestep_embedding(np.arange(990, 1000), 8).data
+    np.testing.assert_array_equal(y32, y64.astype(np.float32))
+
+
+def test_the_gradient_with_respect_to_the_time_matches_finite_differences():
+    assert sd.gradcheck(lambda t: ops.timestep_embedding(t, 9), np.array([0.3, 5.5, 20])) < 1e-7
+
+
+@pytest.mark.parametrize("shape, dim", [((), 8), ((3, 1), 8), ((3,), 3), ((3,), 0)], ids=str)
+def test_the_embedding_refuses_another_shape_or_too_few_dimensions(shape, dim):
+    with pytest.raises(ValueError) as caught:
+        ops.timestep_embedding(np.ones(shape), dim)
+    message = f"timestep_embedding: needs t of shape (N,) and dim >= 4, got t {shape} and dim {dim}"
+    assert str(caught.value) == message
