@@ -30,7 +30,7 @@ TILES = 60  # tiles whose V and M are kept in the cache at once (up to 10⁶ pro
 
 
 def evaluation(n: int) -> np.ndarray:
-    """(6, n): the map from the coefficients of a polynomial of degree n − 1 to its values at the points, the last at infinity."""
+    """(6, n): from the coefficients of a polynomial of degree n − 1 to its values at the points, the last at infinity."""
     at_infinity = np.eye(n)[-1:]
     return np.concatenate([POINTS[:, None] ** np.arange(n), at_infinity])
 

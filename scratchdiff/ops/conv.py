@@ -4,6 +4,7 @@ import numpy as np
 
 from scratchdiff import kernels
 from scratchdiff.autograd import op
+from scratchdiff.ops.linear import sum_rows
 
 
 def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) -> tuple:
@@ -51,7 +52,7 @@ def conv2d(x, w, b=None, stride=1, padding="same"):
     def backward(dy):
         dx = kernels.conv2d_dx(dy, w, x.shape, stride, pads)
         dw = kernels.conv2d_dw(x, dy, w.shape, stride, pads)
-        return dx, dw, None if b is None else dy.sum((0, 1, 2))
+        return dx, dw, None if b is None else sum_rows(dy)
 
     return y, backward
 
