@@ -27,7 +27,7 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     rng = np.random.default_rng(seed)
 
     # %% The data: x_0, images (N, 28, 28, 1) scaled to [−1, 1], so that their spread is near that of the noise to come.
-    digits, _ = sd.data.mnist("train", data)
+    digits, labels = sd.data.mnist("train", data)
 
     # %% The forward process destroys a digit in T = 1000 small steps. All of them at once, in closed form:
     #
@@ -43,16 +43,17 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
 
     # %% Training (Algorithm 1): draw a digit, a timestep and noise; ask the U-Net to tell the noise from the digit; step
     # downhill on the squared error. The network predicts v = √ᾱ_t ε − √(1−ᾱ_t) x_0, which weighs ε and x_0 by how hard
-    # each is to see in x_t. The U-Net looks at 2 × 2 patches, so a step costs a quarter and there are four times as many.
+    # each is to see in x_t. It looks at patches of pixels, so that a step is cheap and there are many of them, and it is
+    # told which digit it sees, except one time in ten.
     adam = sd.Adam(model.parameters())
     ema = sd.EMA(model.parameters(), MNIST["ema"])
     print(f"{model.num_parameters():,} parameters, {len(digits):,} digits, {minutes:g} minutes")
     losses, step = [], 0
-    limits = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], lr=MNIST["lr"])
-    for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **limits)):
+    settings = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], lr=MNIST["lr"], labels=labels)
+    for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **settings)):
         losses.append(loss)
-    settings = MNIST | dict(data="mnist", minutes=minutes, seed=seed)
-    save_checkpoint(out / "model.npz", model, ema, adam, rng, step, settings)
+    recipe = MNIST | dict(data="mnist", minutes=minutes, seed=seed)
+    save_checkpoint(out / "model.npz", model, ema, adam, rng, step, recipe)
     save_loss(out / "loss.png", losses)
 
     # %% Sampling (DDIM): start at x_T ~ N(0, I). At each step the network's output gives an estimate of the clean digit,
@@ -60,21 +61,23 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     #
     #     x_s = √ᾱ_s x0_hat + √(1−ᾱ_s) eps_hat,    s < t
     #
-    # The weights are the moving average of those that training passed through: less noisy than the last ones.
+    # The weights are the moving average of those that training passed through: less noisy than the last ones. We ask for
+    # 0, 1, ..., 9 in turn, and guidance moves each output away from what the network would say if it were not told.
     shape = samples, 28, 28, 1
     with ema.applied():
-        sampler = sd.ddim_steps(diffusion, model, shape, rng, steps=steps)
+        model_of_classes = sd.guided(model, np.arange(samples) % 10, MNIST["guidance"])
+        sampler = sd.ddim_steps(diffusion, model_of_classes, shape, rng, steps=steps)
         moments = list(watch_sampling(sampler, steps))
     x = np.clip(moments[-1].x, -1, 1).astype(np.float32)
     np.save(out / "samples.npy", x)
-    save_images(out / "samples.png", x)
+    save_images(out / "samples.png", x, columns=10)
 
     # %% How it came about: x_t above, what the network believed at that moment (x0_hat) below.
     shown = moments[:: max(1, len(moments) // 8)] + moments[-1:]
     pairs = [np.concatenate([m.x[:3], m.x0_hat[:3]]) for m in shown]
     title = "Reverse: three digits on their way (above), and what the network believes they will be (below)"
     save_strip(out / "reverse.png", pairs, [f"t = {m.t}" for m in shown], title)
-    save_gif(out / "denoising.gif", [grid(m.x[:64]) for m in moments], scale=2)
+    save_gif(out / "denoising.gif", [grid(m.x[:60], columns=10) for m in moments], scale=2)
     print(f"{step} steps, loss {np.mean(losses[-200:]):.4f}; {samples} samples in {out}/samples.png")
     print(f"`scratchdiff evaluate {out}` judges the model")
     return x

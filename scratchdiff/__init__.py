@@ -29,6 +29,7 @@ from scratchdiff.diffusion import (
     cosine_schedule,
     ddim_steps,
     ddpm_steps,
+    guided,
     linear_schedule,
     sample_ddim,
     sample_ddpm,
@@ -40,8 +41,8 @@ from scratchdiff.optim import EMA, Adam
 __version__ = "0.1.0"
 
 __all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Schedule", "Tape", "Tensor", "UNet", "cosine_schedule", "data",
-           "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "linear_schedule", "nn", "op", "ops", "sample_ddim",
-           "sample_ddpm"]  # fmt: skip
+           "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided", "linear_schedule", "nn", "op", "ops",
+           "sample_ddim", "sample_ddpm"]  # fmt: skip
 
 
 def __getattr__(name):

@@ -14,7 +14,7 @@ import numpy as np
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
 from scratchdiff.data import mnist, toy
-from scratchdiff.diffusion import ddim_steps, ddpm_steps
+from scratchdiff.diffusion import ddim_steps, ddpm_steps, guided
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
@@ -87,17 +87,17 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
-def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, dict]:
-    """(training data, recipe) for the `data` argument of `train`. Raises ValueError for what is none of its forms."""
+def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, dict]:
+    """(training data, labels or None, recipe) for `train`. Raises ValueError for data in none of the forms it takes."""
     if name == "mnist":
-        return mnist("train", data_dir)[0], MNIST
+        return *mnist("train", data_dir), MNIST
     if name.startswith("toy:"):
-        return toy(name.removeprefix("toy:"), 100_000, rng).astype(np.float32), TOY
+        return toy(name.removeprefix("toy:"), 100_000, rng).astype(np.float32), None, TOY
     if name.endswith(".npy"):
         images = load_images(name)
         if images.shape[1] != images.shape[2]:
             raise ValueError(f"{name}: images must be square, got {images.shape[1]} × {images.shape[2]}")
-        return images, for_images(images.shape[1], images.shape[3])
+        return images, None, for_images(images.shape[1], images.shape[3])
     raise ValueError(f"train: data must be mnist, toy:NAME or an .npy file, got {name!r}")
 
 
@@ -125,7 +125,7 @@ def run_train(args) -> None:
     if path.exists() and not args.resume:
         raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
     rng = np.random.default_rng(args.seed)
-    data, recipe = load_data(args.data, args.data_dir, rng)
+    data, labels, recipe = load_data(args.data, args.data_dir, rng)
     model, diffusion = build(recipe, rng)
     settings = recipe | dict(data=args.data, steps=args.steps, seed=args.seed)
     adam, ema, start = Adam(model.parameters()), EMA(model.parameters(), recipe["ema"]), 0
@@ -140,7 +140,7 @@ def run_train(args) -> None:
     print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; run in {out}")
     losses = []
     steps = train(model, diffusion, data, adam, ema, rng, steps=args.steps, start=start,
-                  batch_size=recipe["batch_size"], lr=recipe["lr"])  # fmt: skip
+                  batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels)  # fmt: skip
     for step in watch_training(steps):
         losses.append(step.loss)
         if step.step % args.save_every == 0 or step.step == args.steps:
@@ -159,19 +159,21 @@ def load_run(run) -> tuple:
 
 
 def draw(run, n, rng, steps=50, eta=0.0, sampler="ddim") -> np.ndarray:
-    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar."""
+    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar; each class in turn where it has them."""
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
     args = settings["network_args"]
     one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
-    parts = []
+    parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
+        if args.get("num_classes"):
+            of_classes = guided(model, np.arange(first, first + shape[0]) % args["num_classes"], settings["guidance"])
         if sampler == "ddpm":
-            steps, each = diffusion.schedule.T, ddpm_steps(diffusion, model, shape, rng, clip=settings["clip"])
+            steps, each = diffusion.schedule.T, ddpm_steps(diffusion, of_classes, shape, rng, clip=settings["clip"])
         else:
-            each = ddim_steps(diffusion, model, shape, rng, steps, eta, clip=settings["clip"])
+            each = ddim_steps(diffusion, of_classes, shape, rng, steps, eta, clip=settings["clip"])
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
     return np.concatenate(parts).astype(np.float32)
 
@@ -185,7 +187,7 @@ def run_sample(args) -> None:
         save_clouds(out / "samples.png", [x], [f"{len(x)} samples"])
     else:
         x = np.clip(x, -1, 1)
-        save_images(out / "samples.png", x)
+        save_images(out / "samples.png", x, columns=10)
     np.save(out / "samples.npy", x)
     print(f"{len(x)} samples in {out}/samples.npy and {out}/samples.png")
 

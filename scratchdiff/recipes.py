@@ -19,8 +19,8 @@ YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1
 MNIST = dict(
     network="UNet",
     network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=48, ch_mult=(1, 2), num_res_blocks=1,
-                      attn_resolutions=(7,), groups=8, patch_size=2),
-    schedule="cosine", T=1000, predict="v", batch_size=64, lr=1e-3, ema=0.999, clip=True,
+                      attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
+    schedule="cosine", T=1000, predict="v", batch_size=64, lr=1e-3, ema=0.999, clip=True, guidance=1.0,
 )  # fmt: skip
 
 # Points in the plane in under a minute. `clip` is off, for points do not stop at ±1.
@@ -36,7 +36,7 @@ def for_images(image_size: int, channels: int) -> dict:
     Raises ValueError for odd sizes."""
     if image_size % 2:
         raise ValueError(f"for_images: the U-Net halves its images, so their size must be even, got {image_size}")
-    args = MNIST["network_args"] | dict(image_size=image_size, in_channels=channels, out_channels=channels)
+    args = MNIST["network_args"] | dict(image_size=image_size, in_channels=channels, out_channels=channels, num_classes=None)
     return MNIST | dict(network_args=args if image_size % 4 == 0 else args | dict(patch_size=1))
 
 

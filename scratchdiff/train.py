@@ -22,11 +22,12 @@ class TrainStep(NamedTuple):
 
 
 def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
-          lr=1e-3, warmup_steps=100, clip_norm=1.0, start=0) -> Iterator[TrainStep]:  # fmt: skip
+          lr=1e-3, warmup_steps=100, clip_norm=1.0, start=0, labels=None) -> Iterator[TrainStep]:  # fmt: skip
     """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
 
-    data: (n, ...), drawn from with replacement. It ends after `steps` steps in all or `seconds` seconds, whichever comes
-    first; the learning rate rises over `warmup_steps` to lr and falls to zero as a cosine of the share that is done.
+    data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. It ends after
+    `steps` steps in all or `seconds` seconds, whichever comes first; the learning rate rises over `warmup_steps` to lr
+    and falls to zero as a cosine of the share that is done.
     start: steps already taken, when a run goes on: with the states of optimizer, ema and rng restored, and `steps` the
     same, the run is then bit for bit the one that never stopped. clip_norm: the largest gradient norm let through.
     Raises ValueError if neither steps nor seconds is given, or either is not positive.
@@ -34,17 +35,17 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     if (steps is None and seconds is None) or not (steps is None or steps > 0) or not (seconds is None or seconds > 0):
         raise ValueError(f"train: give a positive number of steps or seconds, got steps={steps}, seconds={seconds}")
     parameters = model.parameters()
-    draws = batches(data, batch_size, rng)
+    draws = batches(np.arange(len(data)), batch_size, rng)
     began = None
     step = start
     progress = run_share(step, steps, 0.0, seconds)
     while progress < 1:
         step += 1
         optimizer.lr = lr * warmup(step, warmup_steps) * cosine_decay(progress)
-        x0 = next(draws)
+        drawn = next(draws)
         optimizer.zero_grad()
         with Tape() as tape:
-            loss = diffusion.loss(model, x0, rng)
+            loss = diffusion.loss(model, data[drawn], rng, labels=None if labels is None else labels[drawn])
         tape.backward(loss)
         grad_norm = clip_grad_norm(parameters, clip_norm)
         optimizer.step()

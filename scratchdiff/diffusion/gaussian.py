@@ -104,18 +104,24 @@ class GaussianDiffusion:
             return self.coefficient(self.sqrt_alpha_bar, t, x0) * eps - self.coefficient(self.sqrt_noise, t, x0) * x0
         return eps if self.predict == "eps" else x0
 
-    def loss(self, model, x0, rng: np.random.Generator):
+    def loss(self, model, x0, rng: np.random.Generator, labels=None):
         """Algorithm 1: draw t ~ U{1..T}, then ε ~ N(0, I); L = mean((target − model(x_t, t))²), a scalar Tensor.
 
-        For predict="eps" this is L_simple   (Ho et al. 2020, Eq. 14). x0: (N, ...), of the model's dtype.
+        For predict="eps" this is L_simple   (Ho et al. 2020, Eq. 14). x0: (N, ...), of the model's dtype. labels: (N,)
+        classes for a model made with num_classes; one in ten is hidden from it, so that it learns to do without as well
+        (see `guidance.py`).
         """
         x0 = np.asarray(x0)
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
         eps = rng.standard_normal(x0.shape).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)
-        # a model with dropout gets the generator for its masks; without one it drops nothing, as in sampling
-        out = model(xt, t, rng=rng) if getattr(model, "dropout", 0) else model(xt, t)
-        return ops.mse(out, self.target(x0, t, eps))
+        extra = {}
+        if labels is not None:
+            hidden = rng.random(len(x0)) < 0.1
+            extra["labels"] = np.where(hidden, model.num_classes, labels)
+        if getattr(model, "dropout", 0):  # it draws its masks from rng; without one it drops nothing, as in sampling
+            extra["rng"] = rng
+        return ops.mse(model(xt, t, **extra), self.target(x0, t, eps))
 
 
 def floor_first(var: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scratchdiff import ops
-from scratchdiff.nn.layers import Conv2d, GroupNorm, Linear, SelfAttention, TimestepMLP, as_input, check_input
+from scratchdiff.nn.layers import Conv2d, GroupNorm, Linear, SelfAttention, TimestepMLP, as_input, check_input, zeros
 from scratchdiff.nn.module import Module
 
 
@@ -65,23 +65,24 @@ class UNet(Module):
     level, halving the resolution between levels; num_res_blocks: a level on the way down, one more on the way up;
     attn_resolutions: the sizes at which each block ends in self-attention (the middle always has it); groups: of every
     group norm; dropout: its rate in training. patch_size p: the net sees p × p patches as pixels with p² channels
-    (image_size/p is then the full resolution), which makes a step about p² times cheaper.
+    (image_size/p is then the full resolution), which makes a step about p² times cheaper. num_classes: if given, the net
+    can be told the class of each image, through a vector for each class that is added to temb, and one for "any class".
 
     xt: (N, H, W, in_channels), t: (N,) integers 1..T. An array is cast to the net's dtype. `rng` draws the dropout masks;
-    without it nothing is dropped. Skips are concatenated as [h, skip]; every last convolution starts at zero, so the
-    untrained net returns 0.
+    without it nothing is dropped. labels: (N,) integers 0..num_classes, where num_classes, as None, means any class.
+    Skips are concatenated as [h, skip]; every last convolution starts at zero, so the untrained net returns 0.
     Raises ValueError for sizes that do not divide and for inputs of other shapes.
     """
 
     def __init__(self, image_size, in_channels, out_channels, ch, ch_mult, num_res_blocks, attn_resolutions, groups=32,
-                 dropout=0.0, dtype=np.float32, *, rng, patch_size=1):  # fmt: skip
+                 dropout=0.0, dtype=np.float32, *, rng, patch_size=1, num_classes=None):  # fmt: skip
         levels = len(ch_mult)
         if image_size % (patch_size * 2 ** (levels - 1)):
             raise ValueError(f"UNet: {levels} levels on patches of {patch_size} do not divide images of {image_size} pixels")
         if any(ch * m % groups for m in ch_mult):
             raise ValueError(f"UNet: {groups} groups do not divide the channels {[ch * m for m in ch_mult]}")
         self.image_size, self.in_channels, self.patch_size = image_size, in_channels, patch_size
-        self.dropout, self.dtype = dropout, dtype
+        self.dropout, self.dtype, self.num_classes = dropout, dtype, num_classes
         kw = dict(rng=rng, dtype=dtype)
         width = 4 * ch
 
@@ -89,6 +90,7 @@ class UNet(Module):
             return ResBlock(c_in, c_out, width, groups=groups, attention=size in attn_resolutions, dropout=dropout, **kw)
 
         self.temb = TimestepMLP(ch, width, **kw)
+        self.class_emb = zeros((num_classes + 1, width), dtype) if num_classes else None
         self.conv_in = Conv2d(in_channels * patch_size**2, ch, **kw)
 
         size, c, skips = image_size // patch_size, ch, [ch]  # skips: the channels of what the way down leaves behind
@@ -119,9 +121,13 @@ class UNet(Module):
         self.norm_out = GroupNorm(c, groups, silu=True, dtype=dtype)
         self.conv_out = Conv2d(c, out_channels * patch_size**2, zero=True, **kw)
 
-    def __call__(self, xt, t, rng=None):
+    def __call__(self, xt, t, rng=None, labels=None):
         check_input("UNet", xt, t, (self.image_size, self.image_size, self.in_channels))
         temb = self.temb(t)
+        if self.num_classes:
+            temb = temb + self.class_emb[self.check_labels(labels, len(temb))]
+        elif labels is not None:
+            raise ValueError("UNet: this net was made without num_classes and takes no labels")
         h = as_input(xt, self.dtype)
         if self.patch_size > 1:
             h = ops.space_to_depth(h, block=self.patch_size)
@@ -142,3 +148,12 @@ class UNet(Module):
 
         h = self.conv_out(self.norm_out(h))
         return ops.depth_to_space(h, block=self.patch_size) if self.patch_size > 1 else h
+
+    def check_labels(self, labels, N):
+        """The labels as an array, all "any class" for None. Raises ValueError if they are not (N,) integers in range."""
+        labels = np.full(N, self.num_classes) if labels is None else np.asarray(labels)
+        whole = labels.shape == (N,) and labels.dtype.kind in "iu"
+        if not whole or not ((0 <= labels) & (labels <= self.num_classes)).all():
+            seen = f"{labels.dtype} of shape {labels.shape}"
+            raise ValueError(f"UNet: labels must be {N} integers in 0..{self.num_classes}, got {seen}")
+        return labels

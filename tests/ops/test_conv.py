@@ -112,9 +112,7 @@ def test_conv2d_refuses_a_stride_that_is_no_positive_integer(stride):
         ops.conv2d(np.ones((1, 4, 4, 1)), np.ones((3, 3, 1, 1)), stride=stride)
 
 
-@pytest.mark.parametrize(
-    "padding", ["valid", -1, 1.5, None, (1, 1), ((1, 1), (1, -1)), ((1, 2), (3,)), ((1, 1), (1, 0.5))]
-)
+@pytest.mark.parametrize("padding", ["valid", -1, 1.5, None, (1, 1), ((1, 1), (1, -1)), ((1, 2), (3,)), ((1, 1), (1, 0.5))])
 def test_conv2d_refuses_padding_it_does_not_know(padding):
     with pytest.raises(ValueError, match="^conv2d: padding must be "):
         ops.conv2d(np.ones((1, 4, 4, 1)), np.ones((3, 3, 1, 1)), padding=padding)

@@ -29,9 +29,7 @@ def test_group_norm_is_the_formula_image_by_image_and_group_by_group(shape, grou
             want[n, ..., c] = scale[c] * (group - group.mean()) / np.sqrt(group.var() + 1e-6) + shift[c]
     if silu:
         want = want * special.expit(want)
-    np.testing.assert_allclose(
-        ops.group_norm(x, scale, shift, groups=groups, silu=silu).data, want, rtol=1e-12, atol=1e-13
-    )
+    np.testing.assert_allclose(ops.group_norm(x, scale, shift, groups=groups, silu=silu).data, want, rtol=1e-12, atol=1e-13)
 
 
 @shapes

@@ -71,9 +71,7 @@ def test_concat_joins_channels_unless_told_otherwise_and_mixes_in_constants():
     np.testing.assert_array_equal(x.grad, np.broadcast_to([1.0 + 3, 2 + 4], X.shape))
 
 
-@pytest.mark.parametrize(
-    "shapes, axis", [(((2, 3), (3, 3)), 1), (((2, 3), (2, 3, 1)), 0), (((2, 3),), 2), ((), 0)], ids=str
-)
+@pytest.mark.parametrize("shapes, axis", [(((2, 3), (3, 3)), 1), (((2, 3), (2, 3, 1)), 0), (((2, 3),), 2), ((), 0)], ids=str)
 def test_concat_refuses_what_does_not_join(shapes, axis):
     with pytest.raises(ValueError, match=rf"^concat: shapes \[.*\] do not join along axis {axis}"):
         ops.concat([np.ones(shape) for shape in shapes], axis)
