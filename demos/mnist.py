@@ -57,16 +57,17 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     save_loss(out / "loss.png", losses)
 
     # %% Sampling (DDIM): start at x_T ~ N(0, I). At each step the network's output gives an estimate of the clean digit,
-    # x0_hat, and of the noise, eps_hat; mix them again as they would be a little earlier:
+    # x0_hat, and of the noise, eps_hat; mix them again as they would be a little earlier, with some of the noise fresh:
     #
-    #     x_s = √ᾱ_s x0_hat + √(1−ᾱ_s) eps_hat,    s < t
+    #     x_s = √ᾱ_s x0_hat + √(1−ᾱ_s−σ²) eps_hat + σ z,    s < t,  z ~ N(0, I)
     #
+    # With eta = 1 there is as much fresh noise as in DDPM; late steps can then mend what early ones got wrong.
     # The weights are the moving average of those that training passed through: less noisy than the last ones. We ask for
     # 0, 1, ..., 9 in turn, and guidance moves each output away from what the network would say if it were not told.
     shape = samples, 28, 28, 1
     with ema.applied():
         model_of_classes = sd.guided(model, np.arange(samples) % 10, MNIST["guidance"])
-        sampler = sd.ddim_steps(diffusion, model_of_classes, shape, rng, steps=steps)
+        sampler = sd.ddim_steps(diffusion, model_of_classes, shape, rng, steps=steps, eta=MNIST["eta"])
         moments = list(watch_sampling(sampler, steps))
     x = np.clip(moments[-1].x, -1, 1).astype(np.float32)
     np.save(out / "samples.npy", x)

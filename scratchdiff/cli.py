@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim",
                    help="ddim: few steps, deterministic for eta 0; ddpm: all T steps (%(default)s)")  # fmt: skip
     c.add_argument("--steps", type=positive_int, default=50, help="of ddim (%(default)s)")
-    c.add_argument("--eta", type=float, default=0.0, help="of ddim: noise from 0 to 1 (%(default)s)")
+    c.add_argument("--eta", type=float, help="of ddim: from 0, no noise, to 1 (default: the recipe's)")
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_sample)
 
@@ -158,13 +158,14 @@ def load_run(run) -> tuple:
     return model, diffusion, meta["settings"]
 
 
-def draw(run, n, rng, steps=50, eta=0.0, sampler="ddim") -> np.ndarray:
+def draw(run, n, rng, steps=50, eta=None, sampler="ddim") -> np.ndarray:
     """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar; each class in turn where it has them."""
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
     args = settings["network_args"]
     one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
+    eta = settings["eta"] if eta is None else eta
     parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)

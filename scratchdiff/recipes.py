@@ -15,18 +15,20 @@ SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1,
                  attn_resolutions=(7,), groups=8)  # fmt: skip
 
-# Digits in three minutes on two cores.
+# Digits in three minutes on two cores, found by trying: the small net takes more steps than the larger ones in that time;
+# attention pays; a high learning rate pays most of all. eta = 1 (fresh noise at each sampling step) lets late steps mend
+# what early ones got wrong, and guidance = 2 trades variety for clearness.
 MNIST = dict(
     network="UNet",
-    network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=48, ch_mult=(1, 2), num_res_blocks=1,
+    network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2), num_res_blocks=1,
                       attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
-    schedule="cosine", T=1000, predict="v", batch_size=64, lr=1e-3, ema=0.999, clip=True, guidance=1.0,
+    schedule="cosine", T=1000, predict="v", batch_size=64, lr=4e-3, ema=0.99, clip=True, eta=1.0, guidance=2.0,
 )  # fmt: skip
 
 # Points in the plane in under a minute. `clip` is off, for points do not stop at ±1.
 TOY = dict(
     network="MLP", network_args=dict(dim=2, width=128, num_blocks=3),
-    schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, clip=False,
+    schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, clip=False, eta=0.0,
 )  # fmt: skip
 
 
