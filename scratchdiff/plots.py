@@ -135,16 +135,17 @@ def cloud_frame(points, title: str, limit=3.0) -> np.ndarray:
 def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int], title="", limit=3.0) -> None:
     """Write, for each time t, the points clouds[k] under arrows of field(x (n, 2), t) → (n, 2) on a grid over the plane.
 
-    An arrow's direction is the field's, its length grows with the field's strength, up to a cell at the strongest.
+    An arrow's direction is the field's; its length is s/(s + median s) of a cell where the field has strength s.
     """
     axis = np.linspace(-limit, limit, 21)
     x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     fig = Figure(figsize=(3.6 * len(times), 4.1), layout="constrained")
     for k, (points, t) in enumerate(zip(clouds, times)):
         arrows = np.asarray(field(x, t))
-        arrows = arrows / np.linalg.norm(arrows, axis=1).max() * (axis[1] - axis[0])
+        strength = np.linalg.norm(arrows, axis=1, keepdims=True)
+        arrows = arrows / (strength + np.median(strength)) * (axis[1] - axis[0])
         ax = fig.add_subplot(1, len(times), k + 1)
-        ax.scatter(*points.T, s=1.5, color=PALE, linewidths=0)
+        ax.scatter(*points.T, s=2.5, color=INK, alpha=0.5, linewidths=0)
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1, color=WARM, width=0.004)
         axes_of_plane(ax, limit, f"t = {t}")
     fig.suptitle(title, fontsize=12)
