@@ -22,7 +22,7 @@ class TrainStep(NamedTuple):
 
 
 def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
-          lr=1e-3, warmup_steps=100, clip_norm=1.0, start=0, labels=None) -> Iterator[TrainStep]:  # fmt: skip
+          lr=1e-3, warmup_steps=50, clip_norm=1.0, start=0, labels=None) -> Iterator[TrainStep]:  # fmt: skip
     """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
 
     data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. It ends after

@@ -1,6 +1,7 @@
 """From noise to data. Each sampler is a generator of its steps, so any can be watched; `sample_*` runs it to the end.
 
 The state is kept in float64 whatever the network computes in; noise is drawn only by `rng.standard_normal(shape)`.
+A sampler checks its arguments when it is called, and computes when it is asked for its first step.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,11 @@ def ddpm_steps(diffusion, model, shape, rng, clip=True) -> Iterator[SamplerStep]
 
     shape: (N, ...). clip: limit x0_hat to [−1, 1], for images.
     """
-    x = rng.standard_normal(check_shape("ddpm_steps", shape))
+    return run_ddpm(diffusion, model, check_shape("ddpm_steps", shape), rng, clip)
+
+
+def run_ddpm(diffusion, model, shape, rng, clip):
+    x = rng.standard_normal(shape)
     for t in range(diffusion.schedule.T, 0, -1):
         x0_hat = diffusion.denoise(model, x, t, clip)
         mean, _ = diffusion.q_posterior(x0_hat, x, t)
@@ -41,12 +46,17 @@ def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> It
     eta = 0 is deterministic after x_T; eta = 1 with steps = T is DDPM with the posterior variance. eps_hat is derived
     again from the clipped x0_hat, so that the two agree. Raises ValueError unless 1 ≤ steps ≤ T and 0 ≤ eta ≤ 1.
     """
-    T, alpha_bar = diffusion.schedule.T, diffusion.schedule.alpha_bar
+    T = diffusion.schedule.T
     if not 1 <= steps <= T:
         raise ValueError(f"ddim_steps: steps must lie in 1..{T}, got {steps}")
     if not 0 <= eta <= 1:
         raise ValueError(f"ddim_steps: eta must lie in [0, 1], got {eta}")
-    x = rng.standard_normal(check_shape("ddim_steps", shape))
+    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, steps, eta, clip)
+
+
+def run_ddim(diffusion, model, shape, rng, steps, eta, clip):
+    T, alpha_bar = diffusion.schedule.T, diffusion.schedule.alpha_bar
+    x = rng.standard_normal(shape)
     times = np.linspace(T, 0, steps + 1).round().astype(int)
     for t, s in zip(times[:-1], times[1:]):
         x0_hat = diffusion.denoise(model, x, t, clip)

@@ -4,9 +4,10 @@ NumPy and SciPy each bring an OpenBLAS with threads of its own. Pools that take 
 threads spin, and every hand-over costs milliseconds. So the first kernel that runs sets both libraries to one thread, for
 the whole process. The number of Numba's threads is the environment variable NUMBA_NUM_THREADS, or the number of cores.
 
-Numba's threads, which OpenMP runs, sleep while they wait (OMP_WAIT_POLICY, unless the user has set it). To spin would save
-50 microseconds a kernel on an idle machine; but where another program wants a core it made small networks a hundred
-times slower, because the thread that has work waits for one that only spins.
+Numba's threads, which OpenMP runs, spin for about a millisecond while they wait and then sleep (unless the user has set
+OMP_WAIT_POLICY or GOMP_SPINCOUNT). To sleep at once costs a tenth of a training step in waking up; to spin for long, as is
+the default, made small networks a hundred times slower where another program wanted a core, because the thread that has
+work waits for one that only spins.
 """
 
 import ctypes
@@ -18,7 +19,8 @@ import scipy.linalg.cython_blas as scipy_library
 # what OpenBLAS calls its setter in NumPy's and SciPy's wheels, and in builds against the system's library
 SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads")
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when Numba starts its threads, which is later
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when Numba starts its threads, which is later
 
 
 def keep_blas_to_one_thread() -> None:
