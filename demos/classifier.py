@@ -2,8 +2,8 @@
 
     python demos/classifier.py --data DIR [--epochs 8] [--seed 0] [--out runs/classifier]
 
-DIR holds the four MNIST files (or will: --download fetches them). Takes about three minutes on two cores and reaches
-99.3 % on the test set. Writes classifier.npz (float16), the file that the package carries as scratchdiff/classifier.npz.
+DIR holds the four MNIST files (or will: --download fetches them). Takes about ten minutes on two cores and reached
+99.18 % on the test set (seed 0). Writes classifier.npz (float16): the file that lies in the package as classifier.npz.
 """
 
 # %% A classifier is trained like a denoiser: the same tape, the same Adam, another loss.

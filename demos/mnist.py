@@ -3,7 +3,7 @@
     python demos/mnist.py [--minutes 3] [--samples 64] [--steps 50] [--data DIR] [--seed 0] [--out runs/mnist]
 
 Takes the minutes you give it and about half a minute for the rest (the very first run compiles the kernels, once).
-After three minutes on two cores most of samples.png reads as digits; after ten nearly all. Writes to --out:
+The net is told which digit it is to make; after three minutes most of samples.png reads as that digit. Writes to --out:
 samples.npy (float32 (N, 28, 28, 1) in [−1, 1]), samples.png, forward.png, reverse.png, denoising.gif, loss.png, model.npz.
 """
 
