@@ -117,6 +117,7 @@ def load_images(path) -> np.ndarray:
 
 
 def run_train(args) -> None:
+    """Train, saving the run every --save-every steps. Raises ValueError rather than overwrite a run."""
     from scratchdiff.plots import save_loss
     from scratchdiff.progress import watch_training
 
@@ -180,6 +181,7 @@ def draw(run, n, rng, steps=50, eta=None, sampler="ddim") -> np.ndarray:
 
 
 def run_sample(args) -> None:
+    """Write samples.npy and samples.png into the run's folder."""
     from scratchdiff.plots import save_clouds, save_images
 
     x = draw(args.run, args.n, np.random.default_rng(args.seed), args.steps, args.eta, args.sampler)
@@ -194,6 +196,7 @@ def run_sample(args) -> None:
 
 
 def run_evaluate(args) -> None:
+    """Print what `metrics.judge` says of a run, or of a file of images. Raises ValueError for what are no digits."""
     from scratchdiff.metrics import judge
 
     if args.run.endswith(".npy"):
@@ -208,6 +211,7 @@ def run_evaluate(args) -> None:
 
 
 def run_gradcheck(args) -> None:
+    """Print a row for each example of an op. Raises ValueError if one is off by more than 1e-7."""
     rng = np.random.default_rng(args.seed)
     if args.param:
         return check_parameter(args.param, rng)

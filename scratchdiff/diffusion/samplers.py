@@ -29,6 +29,7 @@ def ddpm_steps(diffusion, model, shape, rng, clip=True) -> Iterator[SamplerStep]
 
 
 def run_ddpm(diffusion, model, shape, rng, clip):
+    """The steps of `ddpm_steps`, one each time it is asked."""
     x = rng.standard_normal(shape)
     for t in range(diffusion.schedule.T, 0, -1):
         x0_hat = diffusion.denoise(model, x, t, clip)
@@ -55,6 +56,7 @@ def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> It
 
 
 def run_ddim(diffusion, model, shape, rng, steps, eta, clip):
+    """The steps of `ddim_steps`, one each time it is asked."""
     T, alpha_bar = diffusion.schedule.T, diffusion.schedule.alpha_bar
     x = rng.standard_normal(shape)
     times = np.linspace(T, 0, steps + 1).round().astype(int)
