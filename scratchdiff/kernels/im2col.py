@@ -34,6 +34,7 @@ def conv2d_dw(x, dy, w_shape, s, pads):
 
 @njit(cache=True, parallel=True)
 def forward(x, w, y, s, top, left, threads):
+    """y = cols w, the blocks of lines dealt out to the threads."""
     for thread in prange(threads):
         forward_blocks(x, w, y, s, top, left, thread, threads)
 
@@ -54,12 +55,14 @@ def forward_blocks(x, w, y, s, top, left, thread, threads):
 
 @njit(cache=True, parallel=True)
 def backward_w(x, dy, parts, s, top, left):
+    """parts[i] = colsᵀ dy over the blocks of thread i; their sum is dw."""
     for thread in prange(len(parts)):  # each adds up its own blocks, so the order of the sum, and its bits, are fixed
         backward_w_blocks(x, dy, parts[thread], s, top, left, thread, len(parts))
 
 
 @njit(cache=True)
 def backward_w_blocks(x, dy, dw, s, top, left, thread, threads):
+    """dw += colsᵀ dy over every `threads`-th block of lines, from the `thread`-th on."""
     kh, kw, C, Co = dw.shape
     N, Ho, Wo, _ = dy.shape
     dwm, dym = dw.reshape(kh * kw * C, Co), dy.reshape(N * Ho * Wo, Co)

@@ -44,6 +44,7 @@ def parts(N, groups):
 
 @njit(cache=True, parallel=True)
 def forward(x, scale, shift, eps, silu, y, mean, rstd, parts):
+    """Fill y, mean and rstd: each image, or each run of its groups, is one piece of work."""
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
@@ -92,6 +93,7 @@ def forward_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
 
 @njit(cache=True, parallel=True)
 def backward(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, parts):
+    """Fill dx, and dscale and dshift of each image, shared out as in `forward`."""
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
@@ -101,6 +103,7 @@ def backward(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, parts):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def backward_image(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, first, last):
+    """Groups first..last−1 of one image; the formulas are those of reference.group_norm_backward."""
     L, C = x.shape
     width = C // len(mean)
     a, b = first * width, last * width
@@ -147,11 +150,13 @@ def backward_image(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, fi
 # is called for one number at a time; this is plain arithmetic, which the compiler does on 8 or 16 numbers at a time.
 # Adding 1.5·2²³ to a float32 (1.5·2⁵² to a float64) rounds it to a whole number n and leaves n in its lowest bits; moved
 # up to where the exponent is kept, they make 2ⁿ. ln 2 is taken off in two pieces, the first with so few bits that n times
-# it is exact. Past either end the result is 0 or infinity, and NaN stays NaN. Errors: 8e-8 and 3e-16 of the value.
+# it is exact. Past either end the result is 0 or infinity, and NaN stays NaN. In float32 the error was measured as 8e-8
+# of the value; in float64 the tests hold SiLU as a whole to 1e-14.
 
 
 @njit(error_model="numpy", fastmath={"contract"})
 def exp32(a):
+    """eᵃ of a float32."""
     f = np.float32
     a = f(-88) if a < f(-88) else a
     a = f(89) if a > f(89) else a
@@ -170,6 +175,7 @@ def exp32(a):
 
 @njit(error_model="numpy", fastmath={"contract"})
 def exp64(a):
+    """eᵃ of a float64."""
     a = -709.0 if a < -709.0 else a
     a = 710.0 if a > 710.0 else a
     t = a * 1.4426950408889634 + 6755399441055744.0

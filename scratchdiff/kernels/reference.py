@@ -17,6 +17,7 @@ def tap(xp, u, v, out_size, s):
 
 
 def pad(x, pads):
+    """x with its border of zeros, ((top, bottom), (left, right))."""
     return np.pad(x, ((0, 0), *pads, (0, 0)))
 
 

@@ -85,6 +85,7 @@ def share_out(y, C):
 
 @njit(cache=True, parallel=True)
 def forward(x, U, y, top, left, b, at, plan, shares):
+    """Y = Aᵀ((B d Bᵀ) U) A, each thread on its share of the strips."""
     for i in prange(len(shares) - 1):
         forward_strips(x, U, y, top, left, b, at, plan, shares[i], shares[i + 1])
 
@@ -108,6 +109,7 @@ def forward_strips(x, U, y, top, left, b, at, plan, begin, end):
 
 @njit(cache=True, parallel=True)
 def backward_w(x, dy, dU, top, left, b, a, plan, shares):
+    """dU[i] = Vᵀ dM over the strips of thread i; their sum is dU."""
     for i in prange(len(shares) - 1):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
         backward_strips(x, dy, dU[i], top, left, b, a, plan, shares[i], shares[i + 1])
 
