@@ -9,19 +9,19 @@ import numpy as np
 
 from scratchdiff.kernels import im2col, winograd
 from scratchdiff.kernels.memory import keep_freed_memory, prepare
-from scratchdiff.kernels.norm import group_norm, group_norm_backward
+from scratchdiff.kernels.norm import group_norm, group_norm_backward, sum_pixels
 from scratchdiff.kernels.threads import keep_blas_to_one_thread
 
-__all__ = ["conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward"]
+__all__ = ["conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward", "sum_pixels"]
 
 keep_blas_to_one_thread()
 keep_freed_memory()
 
 
-def conv2d(x, w, s, pads):
+def conv2d(x, w, b, s, pads):
     """See reference.conv2d."""
-    x, w = prepare(x, w)
-    return winograd.conv2d(x, w, pads) if winograd_pays(x.shape, w.shape, s) else im2col.conv2d(x, w, s, pads)
+    x, w, b = prepare(x, w, b)
+    return winograd.conv2d(x, w, b, pads) if winograd_pays(x.shape, w.shape, s) else im2col.conv2d(x, w, b, s, pads)
 
 
 def conv2d_dx(dy, w, x_shape, s, pads):
@@ -38,7 +38,8 @@ def conv2d_dx(dy, w, x_shape, s, pads):
         dy = spread
     before = [k - 1 - p[0] for k, p in zip(w.shape, pads)]
     after = [size + k - 1 - b - out for size, k, b, out in zip(x_shape[1:3], w.shape, before, dy.shape[1:3])]
-    return conv2d(dy, turned, 1, list(zip(before, after)))
+    nothing = np.zeros((1, w.shape[2]), dy.dtype)
+    return conv2d(dy, turned, nothing, 1, list(zip(before, after)))
 
 
 def conv2d_dw(x, dy, w_shape, s, pads):
@@ -50,7 +51,8 @@ def conv2d_dw(x, dy, w_shape, s, pads):
 
 
 def winograd_pays(x_shape, w_shape, s):
-    """Whether there are enough pixels for the transform of the filter to be worth while (measured: 2 a channel), and images
-    large enough for tiles of 4 × 4 outputs."""
+    """Whether there are enough pixels for the transform of the filter to be worth while (measured: 2 a channel), images
+    large enough for tiles of 4 × 4 outputs, and enough channels for loops over them."""
     N, H, W, _ = x_shape
-    return w_shape[:2] == (3, 3) and s == 1 and min(H, W) >= 3 and N * H * W >= 2 * max(w_shape[2:])
+    enough_pixels = min(H, W) >= 3 and N * H * W >= 2 * max(w_shape[2:])
+    return w_shape[:2] == (3, 3) and s == 1 and enough_pixels and max(w_shape[2:]) <= winograd.MOST_CHANNELS

@@ -12,16 +12,17 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-BLOCK_PIXELS = 512  # output pixels laid out at a time
+BLOCK_PIXELS = 512  # output pixels laid out at a time, at most
+QUICK_PRODUCT = 10**6  # OpenBLAS does products of up to a million multiplications without rearranging them first
 
 
-def conv2d(x, w, s, pads):
+def conv2d(x, w, b, s, pads):
     """See reference.conv2d."""
     (top, bottom), (left, right) = pads
     N, H, W, _ = x.shape
     Ho, Wo = (H + top + bottom - w.shape[0]) // s + 1, (W + left + right - w.shape[1]) // s + 1
     y = np.empty((N, Ho, Wo, w.shape[3]), x.dtype)
-    forward(x, w, y, s, top, left, numba.get_num_threads())
+    forward(x, w, b, y, s, top, left, numba.get_num_threads())
     return y
 
 
@@ -33,24 +34,29 @@ def conv2d_dw(x, dy, w_shape, s, pads):
 
 
 @njit(cache=True, parallel=True)
-def forward(x, w, y, s, top, left, threads):
-    """y = cols w, the blocks of lines dealt out to the threads."""
+def forward(x, w, b, y, s, top, left, threads):
+    """y = cols w + b, the lines of y shared out to the threads."""
     for thread in prange(threads):
-        forward_blocks(x, w, y, s, top, left, thread, threads)
+        forward_blocks(x, w, b, y, s, top, left, thread, threads)
 
 
 @njit(cache=True)
-def forward_blocks(x, w, y, s, top, left, thread, threads):
-    """Every `threads`-th block of lines, from the `thread`-th on."""
+def forward_blocks(x, w, b, y, s, top, left, thread, threads):
+    """The share of one of `threads` threads, a block of lines at a time."""
     kh, kw, C, Co = w.shape
     N, Ho, Wo, _ = y.shape
     wm, ym = w.reshape(kh * kw * C, Co), y.reshape(N * Ho * Wo, Co)
-    lines = max(1, BLOCK_PIXELS // Wo)
+    lines = block_lines(Wo, w.size)
     cols = np.empty((lines * Wo, kh * kw * C), x.dtype)
-    for first in range(thread * lines, N * Ho, threads * lines):
-        last = min(first + lines, N * Ho)
+    begin, end = thread * N * Ho // threads, (thread + 1) * N * Ho // threads
+    for first in range(begin, end, lines):
+        last = min(first + lines, end)
         rows = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
         np.dot(rows, wm, ym[first * Wo : last * Wo])
+        for row in range(first * Wo, last * Wo):
+            pixel, bias = ym[row], b[row // (Ho * Wo) % len(b)]
+            for d in range(Co):
+                pixel[d] += bias[d]
 
 
 @njit(cache=True, parallel=True)
@@ -62,19 +68,26 @@ def backward_w(x, dy, parts, s, top, left):
 
 @njit(cache=True)
 def backward_w_blocks(x, dy, dw, s, top, left, thread, threads):
-    """dw += colsᵀ dy over every `threads`-th block of lines, from the `thread`-th on."""
+    """dw += colsᵀ dy over the share of one of `threads` threads."""
     kh, kw, C, Co = dw.shape
     N, Ho, Wo, _ = dy.shape
     dwm, dym = dw.reshape(kh * kw * C, Co), dy.reshape(N * Ho * Wo, Co)
-    lines = max(1, BLOCK_PIXELS // Wo)
+    lines = block_lines(Wo, dw.size)
     cols, product = np.empty((lines * Wo, kh * kw * C), x.dtype), np.empty((kh * kw * C, Co), x.dtype)
-    for first in range(thread * lines, N * Ho, threads * lines):
-        last = min(first + lines, N * Ho)
+    begin, end = thread * N * Ho // threads, (thread + 1) * N * Ho // threads
+    for first in range(begin, end, lines):
+        last = min(first + lines, end)
         rows = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
         np.dot(rows.T, dym[first * Wo : last * Wo], product)
         for k in range(len(dwm)):
             for d in range(Co):
                 dwm[k, d] += product[k, d]
+
+
+@njit(cache=True)
+def block_lines(Wo, weights):
+    """How many lines of Wo output pixels are laid out at a time, for a product with that many weights."""
+    return max(1, min(BLOCK_PIXELS, QUICK_PRODUCT // weights) // Wo)
 
 
 @njit(cache=True)

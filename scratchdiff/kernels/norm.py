@@ -37,6 +37,29 @@ def group_norm_backward(dy, x, mean, rstd, scale, shift, groups, silu):
     return dx, dscale, dshift
 
 
+def sum_pixels(dy):
+    """See reference.sum_pixels."""
+    (dy,) = prepare(dy)
+    N, H, W, C = dy.shape
+    db = np.empty((N, C), dy.dtype)
+    add_up(dy.reshape(N, H * W, C), db)
+    return db
+
+
+@njit(cache=True, parallel=True)
+def add_up(dy, db):
+    """db[n] = Σ_l dy[n, l], in float64."""
+    N, L, C = dy.shape
+    for n in prange(N):
+        total = np.zeros(C)
+        for i in range(L):
+            pixel = dy[n, i]
+            for c in range(C):
+                total[c] += pixel[c]
+        for c in range(C):
+            db[n, c] = total[c]
+
+
 def parts(N, groups):
     """Into how many runs of groups each image is cut, so that few images are still work for all threads."""
     return 1 if N >= numba.get_num_threads() else min(groups, numba.get_num_threads())

@@ -21,12 +21,12 @@ def pad(x, pads):
     return np.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def conv2d(x, w, s, pads):
-    """y[n,i,j] = Σ_{u,v} xp[n, si+u, sj+v] w[u,v]."""
+def conv2d(x, w, b, s, pads):
+    """y[n,i,j] = Σ_{u,v} xp[n, si+u, sj+v] w[u,v] + b[n]. b: (N, Cout), or (1, Cout) for all images."""
     xp = pad(x, pads)
     kh, kw = w.shape[:2]
     out_size = (xp.shape[1] - kh) // s + 1, (xp.shape[2] - kw) // s + 1
-    return sum(tap(xp, u, v, out_size, s) @ w[u, v] for u, v in np.ndindex(kh, kw))
+    return sum(tap(xp, u, v, out_size, s) @ w[u, v] for u, v in np.ndindex(kh, kw)) + b[:, None, None]
 
 
 def conv2d_dx(dy, w, x_shape, s, pads):
@@ -46,6 +46,11 @@ def conv2d_dw(x, dy, w_shape, s, pads):
     for u, v in np.ndindex(w_shape[:2]):
         dw[u, v] = np.tensordot(tap(xp, u, v, dy.shape[1:3], s), dy, axes=((0, 1, 2), (0, 1, 2)))
     return dw
+
+
+def sum_pixels(dy):
+    """db[n] = Σ_{i,j} dy[n,i,j]: (N, Cout)."""
+    return dy.sum((1, 2))
 
 
 GROUP = (1, 3)  # what a group extends over in `in_groups(x)`: its channels at every pixel

@@ -37,7 +37,9 @@ class Linear(Module):
 
 
 class Conv2d(Module):
-    """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`."""
+    """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`.
+
+    `shift` (N, out), where given, is added to every pixel of its image."""
 
     def __init__(self, in_channels, out_channels, kernel=3, *, stride=1, padding="same", rng, dtype=np.float32, zero=False):
         shape = kernel, kernel, in_channels, out_channels
@@ -45,8 +47,9 @@ class Conv2d(Module):
         self.b = zeros(out_channels, dtype)
         self.stride, self.padding = stride, padding
 
-    def __call__(self, x):
-        return ops.conv2d(x, self.w, self.b, self.stride, self.padding)
+    def __call__(self, x, shift=None):
+        b = self.b if shift is None else self.b + shift
+        return ops.conv2d(x, self.w, b, self.stride, self.padding)
 
 
 class GroupNorm(Module):

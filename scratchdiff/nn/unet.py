@@ -28,9 +28,7 @@ class ResBlock(Module):
         self.dropout = dropout
 
     def __call__(self, x, temb, rng=None):
-        N = len(temb)
-        h = self.conv1(self.norm1(x))
-        h = h + self.temb_proj(ops.silu(temb)).reshape(N, 1, 1, -1)
+        h = self.conv1(self.norm1(x), shift=self.temb_proj(ops.silu(temb)))
         h = self.norm2(h)
         if rng is not None and self.dropout > 0:
             h = ops.dropout(h, rate=self.dropout, rng=rng)

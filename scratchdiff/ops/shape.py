@@ -47,7 +47,7 @@ def _concat(*xs, axis):
     except ValueError:
         raise ValueError(f"concat: shapes {shapes} do not join along axis {axis}") from None
     ends = np.cumsum([shape[axis] for shape in shapes])[:-1]
-    return y, lambda dy: tuple(np.split(dy, ends, axis))
+    return y, lambda dy: tuple(np.ascontiguousarray(part) for part in np.split(dy, ends, axis))
 
 
 def concat(xs, axis=-1):
