@@ -27,7 +27,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.im2col import QUICK_PRODUCT
+from scratchdiff.kernels.im2col import QUICK_PRODUCT, add_rows
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -92,7 +92,8 @@ def conv2d(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    forward(x, both_sides(G, w), b, y, top, left, constants(x.dtype), *share_out(y, C))
+    U = both_sides(G.astype(x.dtype), w).reshape(6, 6, C, -1)
+    forward(x, U, b, y, top, left, constants(x.dtype), *share_out(y, C))
     return y
 
 
@@ -101,15 +102,32 @@ def conv2d_dw(x, dy, pads):
     C, Co = x.shape[3], dy.shape[3]
     dU = np.zeros((numba.get_num_threads(), 6, 6, C, Co), x.dtype)
     backward_w(x, dy, dU, pads[0][0], pads[1][0], constants(x.dtype), *share_out(dy, C))
-    return both_sides(G.T, dU.sum(0))
+    return both_sides(G.T.astype(x.dtype, order="C"), dU.sum(0)).reshape(3, 3, C, Co)
 
 
+@njit(cache=True, parallel=True)
 def both_sides(m, a):
     """m a mᵀ in the first two axes of a (k, k, Cin, Cout)."""
-    m = m.astype(a.dtype)
     n, k = m.shape
-    rows = (m @ a.reshape(k, -1)).reshape(n, k, -1)
-    return (m @ rows).reshape(n, n, *a.shape[2:])
+    a = a.reshape(k, k, -1)
+    out = np.zeros((n, n, a.shape[2]), a.dtype)
+    for i in prange(n):
+        rows = np.zeros((k, a.shape[2]), a.dtype)
+        for v in range(k):
+            for u in range(k):
+                add_multiple(rows[v], m[i, u], a[u, v])
+        for j in range(n):
+            for v in range(k):
+                add_multiple(out[i, j], m[j, v], rows[v])
+    return out
+
+
+@njit(cache=True, fastmath={"contract"})
+def add_multiple(total, factor, more):
+    """total += factor · more."""
+    if factor != 0:
+        for e in range(len(total)):
+            total[e] += factor * more[e]
 
 
 def share_out(y, C):
@@ -176,10 +194,7 @@ def backward_strips(x, dy, dU, top, left, k, plan, begin, end):
         for i in range(6):
             for j in range(6):
                 np.dot(matrix(V, i, j, tiles, C).T, matrix(dM, i, j, tiles, Co), product)
-                for c in range(C):
-                    row, more = dU[i, j, c], product[c]
-                    for d in range(Co):
-                        row[d] += more[d]
+                add_rows(dU[i, j], product)
 
 
 @njit(cache=True)

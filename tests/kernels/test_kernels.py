@@ -147,6 +147,60 @@ def test_fast_group_norm_and_its_gradients_equal_the_formulas(case, dtype, silu)
         assert_close(got, want, dtype)
 
 
+DENSE = {"few rows": (5, 7, 3), "rows for two threads": (700, 64, 48), "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}
+
+
+@pytest.mark.parametrize("silu", (False, True))
+@dtypes
+@pytest.mark.parametrize("size", DENSE.values(), ids=DENSE.keys())
+def test_fast_linear_and_its_gradients_equal_the_formulas(size, dtype, silu):
+    rows, n_in, n_out = size
+    rng = np.random.default_rng(0)
+    shapes = (rows, n_in), (n_in, n_out), n_out, (rows, n_out)
+    x, w, b, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    x8, w8, b8, dy8 = (a.astype(np.float64) for a in (x, w, b, dy))
+    assert_close(fast.linear(x, w, b, silu), reference.linear(x8, w8, b8, silu), dtype)
+    wanted = reference.linear_backward(dy8, x8, w8, silu)
+    for got, want in zip(fast.linear_backward(dy, x, w, silu), wanted, strict=True):
+        assert_close(got, want, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("size", ((3, 5, 7, 4, 6), (1, 49, 49, 32, 32), (0, 2, 3, 4, 5)))
+def test_fast_attention_and_its_gradients_equal_the_formulas(size, dtype):
+    N, L, M, D, E = size
+    rng = np.random.default_rng(0)
+    q, k, v, dy = (rng.standard_normal(s).astype(dtype) for s in ((N, L, D), (N, M, D), (N, M, E), (N, L, E)))
+    q8, k8, v8, dy8 = (a.astype(np.float64) for a in (q, k, v, dy))
+    (y, a), (y8, a8) = fast.attention(q, k, v), reference.attention(q8, k8, v8)
+    assert_close(y, y8, dtype)
+    assert_close(a, a8, dtype)
+    wanted = reference.attention_backward(dy8, q8, k8, v8, a8)
+    for got, want in zip(fast.attention_backward(dy, q, k, v, a), wanted, strict=True):
+        assert_close(got, want, dtype)
+
+
+def test_attention_to_scores_of_a_thousand_does_not_overflow():
+    q = np.full((1, 2, 4), 1000, np.float32)
+    y, a = fast.attention(q, q * np.float32([[[1], [-1]]]), np.float32([[[1], [2]]]))
+    np.testing.assert_array_equal(a, [[[1, 0], [1, 0]]])
+    np.testing.assert_array_equal(y, [[[1], [1]]])
+
+
+@dtypes
+@pytest.mark.parametrize("size", (0, 1, 13, 70_000))
+def test_a_fast_step_of_adam_equals_the_formula(size, dtype):
+    rng = np.random.default_rng(0)
+    p, g, m, v = (rng.standard_normal(size).astype(dtype) for _ in range(4))
+    v = np.abs(v)
+    arrays = [a.astype(np.float64) for a in (p, g, m, v)]
+    settings = 0.9, 0.999, 0.01, 0.5, 1e-8
+    reference.adam(*arrays, *settings)
+    fast.adam(p, g, m, v, *settings)
+    for got, want in zip((p, m, v), (arrays[0], arrays[2], arrays[3]), strict=True):
+        assert_close(got, want, dtype)
+
+
 def awkward(a):
     """The same numbers, read-only and not contiguous."""
     view = np.repeat(a, 2, axis=-1)[..., ::2]
