@@ -4,7 +4,8 @@ Their formulas are in `kernels/reference.py`."""
 
 from scratchdiff import kernels
 from scratchdiff.autograd import op
-from scratchdiff.kernels import reference
+from scratchdiff.kernels.reference import softmax as softmax_array
+from scratchdiff.kernels.reference import softmax_backward
 
 
 @op
@@ -12,8 +13,8 @@ def softmax(x):
     """y_i = exp(x_i) / Σ_j exp(x_j) over the last axis. x: (..., n), n ≥ 1, or ValueError."""
     if x.ndim < 1 or x.shape[-1] < 1:
         raise ValueError(f"softmax: needs a last axis with at least one entry, got shape {x.shape}")
-    y = reference.softmax(x)
-    return y, lambda dy: (reference.softmax_backward(dy, y),)
+    y = softmax_array(x)
+    return y, lambda dy: (softmax_backward(dy, y),)
 
 
 @op
