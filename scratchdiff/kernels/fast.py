@@ -3,7 +3,7 @@
 winograd.py     3×3 convolutions with stride 1, which are nearly all of a U-Net's work
 im2col.py       every other convolution
 norm.py         group normalisation, with SiLU in the same pass
-dense.py        the affine map, with SiLU in the same pass, and Adam's step
+dense.py        the affine map, with SiLU in the same pass, channels side by side, and Adam's step
 scores.py       attention
 exponential.py  eᵃ and σ(v) for the others
 """
@@ -11,7 +11,7 @@ exponential.py  eᵃ and σ(v) for the others
 import numpy as np
 
 from scratchdiff.kernels import im2col, winograd
-from scratchdiff.kernels.dense import adam, linear, linear_backward
+from scratchdiff.kernels.dense import adam, join, linear, linear_backward, split
 from scratchdiff.kernels.im2col import sum_pixels
 from scratchdiff.kernels.memory import keep_freed_memory, prepare
 from scratchdiff.kernels.norm import group_norm, group_norm_backward
@@ -20,7 +20,7 @@ from scratchdiff.kernels.threads import keep_blas_to_one_thread
 
 __all__ = [
     "adam", "attention", "attention_backward", "conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward",
-    "linear", "linear_backward", "sum_pixels",
+    "join", "linear", "linear_backward", "split", "sum_pixels",
 ]  # fmt: skip
 
 keep_blas_to_one_thread()

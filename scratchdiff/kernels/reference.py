@@ -114,6 +114,16 @@ def group_norm_backward(dy, x, mean, rstd, scale, shift, groups, silu):
     return dx.reshape(x.shape), (dv * xhat.reshape(x.shape)).sum((0, 1)), dv.sum((0, 1))
 
 
+def join(xs):
+    """The columns of the xs side by side: (rows, C₁), (rows, C₂), ... → (rows, C₁ + C₂ + ...)."""
+    return np.concatenate(xs, axis=1)
+
+
+def split(y, widths):
+    """Undoes `join`: a list of (rows, width), one for each width."""
+    return np.split(y, np.cumsum(widths)[:-1], axis=1)
+
+
 def softmax(x):
     """exp(x)/Σ exp(x) over the last axis. Subtracting the maximum first changes nothing and keeps exp from overflowing."""
     e = np.exp(x - x.max(-1, keepdims=True))

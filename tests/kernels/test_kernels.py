@@ -187,6 +187,15 @@ def test_attention_to_scores_of_a_thousand_does_not_overflow():
     np.testing.assert_array_equal(y, [[[1], [1]]])
 
 
+@pytest.mark.parametrize("rows, widths", ((4, (3, 5)), (1, (2, 1, 4)), (0, (3, 2)), (3, (2, 0))))
+def test_fast_join_and_split_equal_the_formulas(rows, widths):
+    xs = [np.random.default_rng(0).standard_normal((rows, width)) for width in widths]
+    np.testing.assert_array_equal(fast.join(xs), reference.join(xs))
+    for got, want, x in zip(fast.split(fast.join(xs), widths), reference.split(reference.join(xs), widths), xs, strict=True):
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(got, x)
+
+
 @dtypes
 @pytest.mark.parametrize("size", (0, 1, 13, 70_000))
 def test_a_fast_step_of_adam_equals_the_formula(size, dtype):
