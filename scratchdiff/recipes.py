@@ -5,11 +5,22 @@ A recipe is a dictionary of JSON values, so that a checkpoint can carry it and `
 
 import numpy as np
 
-from scratchdiff.diffusion import GaussianDiffusion, cosine_schedule, linear_schedule
+from scratchdiff.diffusion import (
+    GaussianDiffusion,
+    constant_schedule,
+    cosine_schedule,
+    jsd_schedule,
+    linear_schedule,
+    quadratic_schedule,
+    sigmoid_alpha_bar_schedule,
+    sigmoid_beta_schedule,
+)
 from scratchdiff.nn import MLP, UNet
 
 NETWORKS = {"UNet": UNet, "MLP": MLP}
-SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": quadratic_schedule,
+             "constant": constant_schedule, "jsd": jsd_schedule, "sigmoid_beta": sigmoid_beta_schedule,
+             "sigmoid_alpha_bar": sigmoid_alpha_bar_schedule}  # fmt: skip
 
 # The U-Net on which speed is measured and single gradients are checked (2,734,945 parameters).
 YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1,
