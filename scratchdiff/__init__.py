@@ -24,7 +24,9 @@ from importlib import import_module
 from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
 from scratchdiff.diffusion import (
+    Bound,
     GaussianDiffusion,
+    ImportanceTimes,
     Schedule,
     constant_schedule,
     cosine_schedule,
@@ -33,11 +35,13 @@ from scratchdiff.diffusion import (
     guided,
     jsd_schedule,
     linear_schedule,
+    min_snr_weights,
     quadratic_schedule,
     sample_ddim,
     sample_ddpm,
     sigmoid_alpha_bar_schedule,
     sigmoid_beta_schedule,
+    vlb_loss,
     zero_terminal_snr,
 )
 from scratchdiff.gradcheck import gradcheck
@@ -46,10 +50,11 @@ from scratchdiff.optim import EMA, Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Schedule", "Tape", "Tensor", "UNet", "constant_schedule",
-           "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided", "jsd_schedule",
-           "linear_schedule", "nn", "op", "ops", "quadratic_schedule", "sample_ddim", "sample_ddpm",
-           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "zero_terminal_snr"]  # fmt: skip
+__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Schedule", "Tape", "Tensor", "UNet",
+           "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided",
+           "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "op", "ops", "quadratic_schedule", "sample_ddim",
+           "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss",
+           "zero_terminal_snr"]  # fmt: skip
 
 
 def __getattr__(name):

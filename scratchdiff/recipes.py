@@ -53,11 +53,20 @@ def for_images(image_size: int, channels: int) -> dict:
     return MNIST | dict(network_args=args if image_size % 4 == 0 else args | dict(patch_size=1))
 
 
+def with_variance(recipe: dict, variance: str) -> dict:
+    """The recipe with another variance of p(x_{t−1} | x_t); for "learned" the network's output gets twice the channels."""
+    args = dict(recipe["network_args"])
+    if variance == "learned":
+        name, size = ("out_dim", args["dim"]) if recipe["network"] == "MLP" else ("out_channels", args["in_channels"])
+        args[name] = 2 * size
+    return recipe | dict(variance=variance, network_args=args)
+
+
 def build(recipe: dict, rng: np.random.Generator):
     """(model, diffusion) of a recipe, the weights drawn from rng. Raises ValueError naming what the recipe lacks."""
     try:
         network, schedule = NETWORKS[recipe["network"]], SCHEDULES[recipe["schedule"]]
         model = network(**recipe["network_args"], rng=rng)
-        return model, GaussianDiffusion(schedule(recipe["T"]), predict=recipe["predict"])
+        return model, GaussianDiffusion(schedule(recipe["T"]), recipe["predict"], recipe.get("variance", "fixed_small"))
     except (KeyError, TypeError) as error:
         raise ValueError(f"build: the recipe lacks or mistakes {error}") from None
