@@ -25,6 +25,7 @@ from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
 from scratchdiff.diffusion import (
     GaussianDiffusion,
+    Oracle,
     Schedule,
     cosine_schedule,
     ddim_steps,
@@ -40,8 +41,8 @@ from scratchdiff.optim import EMA, Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Schedule", "Tape", "Tensor", "UNet", "cosine_schedule", "data",
-           "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided", "linear_schedule", "nn", "op", "ops",
+__all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Oracle", "Schedule", "Tape", "Tensor", "UNet", "cosine_schedule",
+           "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided", "linear_schedule", "nn", "op", "ops",
            "sample_ddim", "sample_ddpm"]  # fmt: skip
 
 

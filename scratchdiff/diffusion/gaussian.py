@@ -22,8 +22,9 @@ class GaussianDiffusion:
     predict: what the network's output means, "eps", "x0" or "v". variance: of p(x_{t−1} | x_t), "fixed_small" β̃_t (right
     if the data is one point) or "fixed_large" β_t (right if the data is N(0, I)): Ho et al. 2020, section 3.2.
 
-    Everywhere x0, xt, eps are (N, ...) and t is an integer 1..T, or one for each of the N. A model is any function
-    model(xt, t) with t of shape (N,) that returns an array or Tensor shaped like xt.
+    Everywhere x0, xt, eps are (N, ...) and t is an integer 1..T, or one for each of the N; what is said of the network's
+    output (`predict_x0`, `predict_eps`, `target`, `denoise`) holds for real t in [1, T] as well, for solvers that step
+    between. A model is any function model(xt, t) with t of shape (N,) that returns an array or Tensor shaped like xt.
     Raises ValueError for another `predict` or `variance`; the methods raise it for t outside 1..T and unequal shapes.
     """
 
@@ -53,6 +54,17 @@ class GaussianDiffusion:
             raise ValueError(f"t must lie in 1..{self.schedule.T}, got {t.min()}..{t.max()}")
         return array[t].astype(like.dtype).reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
+    def scales(self, t, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(√ᾱ_t, √(1−ᾱ_t)), shaped as by `coefficient`; t may also be real, in [1, T]: see `Schedule.sigma`."""
+        if np.asarray(t).dtype.kind != "f":
+            return self.coefficient(self.sqrt_alpha_bar, t, like), self.coefficient(self.sqrt_noise, t, like)
+        t = np.asarray(t)
+        if t.shape not in ((), like.shape[:1]) or not ((1 <= t) & (t <= self.schedule.T)).all():
+            raise ValueError(f"t must be a number or {like.shape[:1]} numbers in [1, {self.schedule.T}], got {t}")
+        sigma = self.schedule.sigma(t).reshape(t.shape + (1,) * (like.ndim - t.ndim))
+        a = 1 / np.sqrt(1 + sigma**2)
+        return a.astype(like.dtype), (sigma * a).astype(like.dtype)
+
     def q_sample(self, x0, t, eps):
         """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, a draw of q(x_t | x_0) where ε ~ N(0, I)   (Ho et al. 2020, Eq. 4)."""
         x0, eps = same_shape("q_sample", x0=x0, eps=eps)
@@ -75,7 +87,7 @@ class GaussianDiffusion:
         eps: (x_t − √(1−ᾱ_t) ε)/√ᾱ_t (Ho et al. 2020, Eq. 15);   x0: itself;   v: √ᾱ_t x_t − √(1−ᾱ_t) v.
         """
         xt, out = same_shape("predict_x0", xt=xt, out=out)
-        a, s = self.coefficient(self.sqrt_alpha_bar, t, xt), self.coefficient(self.sqrt_noise, t, xt)
+        a, s = self.scales(t, xt)
         if self.predict == "eps":
             return (xt - s * out) / a
         return out if self.predict == "x0" else a * xt - s * out
@@ -83,7 +95,8 @@ class GaussianDiffusion:
     def predict_eps(self, xt, t, x0):
         """eps_hat = (x_t − √ᾱ_t x_0)/√(1−ᾱ_t): the noise that goes with an estimate of x0 (after clipping, say)."""
         xt, x0 = same_shape("predict_eps", xt=xt, x0=x0)
-        return (xt - self.coefficient(self.sqrt_alpha_bar, t, xt) * x0) / self.coefficient(self.sqrt_noise, t, xt)
+        a, s = self.scales(t, xt)
+        return (xt - a * x0) / s
 
     def denoise(self, model, xt, t, clip=True):
         """x0_hat of a model at xt, all at the one step t; limited to [−1, 1] where `clip` (images, not points)."""
@@ -101,7 +114,8 @@ class GaussianDiffusion:
     def target(self, x0, t, eps):
         """What the network is to put out for x_t = q_sample(x0, t, eps)."""
         if self.predict == "v":
-            return self.coefficient(self.sqrt_alpha_bar, t, x0) * eps - self.coefficient(self.sqrt_noise, t, x0) * x0
+            a, s = self.scales(t, x0)
+            return a * eps - s * x0
         return eps if self.predict == "eps" else x0
 
     def loss(self, model, x0, rng: np.random.Generator, labels=None):
