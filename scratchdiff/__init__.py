@@ -24,16 +24,26 @@ from importlib import import_module
 from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
 from scratchdiff.diffusion import (
+    Bound,
     GaussianDiffusion,
+    ImportanceTimes,
     Oracle,
     Schedule,
+    constant_schedule,
     cosine_schedule,
     ddim_steps,
     ddpm_steps,
     guided,
+    jsd_schedule,
     linear_schedule,
+    min_snr_weights,
+    quadratic_schedule,
     sample_ddim,
     sample_ddpm,
+    sigmoid_alpha_bar_schedule,
+    sigmoid_beta_schedule,
+    vlb_loss,
+    zero_terminal_snr,
 )
 from scratchdiff.gradcheck import gradcheck
 from scratchdiff.nn import MLP, UNet
@@ -41,9 +51,11 @@ from scratchdiff.optim import EMA, Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Oracle", "Schedule", "Tape", "Tensor", "UNet", "cosine_schedule",
-           "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided", "linear_schedule", "nn", "op", "ops",
-           "sample_ddim", "sample_ddpm"]  # fmt: skip
+__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "Schedule", "Tape", "Tensor",
+           "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck",
+           "guided", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "op", "ops", "quadratic_schedule",
+           "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss",
+           "zero_terminal_snr"]  # fmt: skip
 
 
 def __getattr__(name):

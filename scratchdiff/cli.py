@@ -7,6 +7,7 @@ import argparse
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
 from scratchdiff.data import mnist, toy
 from scratchdiff.diffusion import ddim_steps, ddpm_steps, guided
+from scratchdiff.diffusion.gaussian import VARIANCES
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
-from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, for_images
+from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, for_images, with_variance
 from scratchdiff.train import train
 
 CHECKPOINT = "model.npz"
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--save-every", type=positive_int, default=500, metavar="N", help="steps (%(default)s)")
     c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files, in place of the embedded digits")
     c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--variance", choices=VARIANCES, default="fixed_small", help="of p(x_{t-1} | x_t): one of two fixed "
+                   "ones, or learned with L_hybrid, which costs fewer bits (%(default)s)")  # fmt: skip
     c.add_argument("--resume", action="store_true", help="go on from the run's checkpoint, as if it had never stopped")
     c.set_defaults(command=run_train)
 
@@ -127,6 +131,7 @@ def run_train(args) -> None:
         raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
     rng = np.random.default_rng(args.seed)
     data, labels, recipe = load_data(args.data, args.data_dir, rng)
+    recipe = with_variance(recipe, args.variance)
     model, diffusion = build(recipe, rng)
     settings = recipe | dict(data=args.data, steps=args.steps, seed=args.seed)
     adam, ema, start = Adam(model.parameters()), EMA(model.parameters(), recipe["ema"]), 0
@@ -141,7 +146,8 @@ def run_train(args) -> None:
     print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; run in {out}")
     losses = []
     steps = train(model, diffusion, data, adam, ema, rng, steps=args.steps, start=start,
-                  batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels)  # fmt: skip
+                  batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels,
+                  loss=partial(diffusion.loss, images=recipe["clip"]))  # fmt: skip
     for step in watch_training(steps):
         losses.append(step.loss)
         if step.step % args.save_every == 0 or step.step == args.steps:

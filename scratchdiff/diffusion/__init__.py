@@ -1,10 +1,24 @@
 """Diffusion itself: the noise schedule, the process and its reversal, and the samplers."""
 
+from scratchdiff.diffusion.bound import Bound, vlb_loss
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
 from scratchdiff.diffusion.guidance import guided
 from scratchdiff.diffusion.oracle import Oracle
 from scratchdiff.diffusion.samplers import SamplerStep, ddim_steps, ddpm_steps, sample_ddim, sample_ddpm
-from scratchdiff.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
+from scratchdiff.diffusion.schedule import (
+    Schedule,
+    constant_schedule,
+    cosine_schedule,
+    jsd_schedule,
+    linear_schedule,
+    quadratic_schedule,
+    sigmoid_alpha_bar_schedule,
+    sigmoid_beta_schedule,
+    zero_terminal_snr,
+)
+from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
-__all__ = ["GaussianDiffusion", "Oracle", "SamplerStep", "Schedule", "cosine_schedule", "ddim_steps", "ddpm_steps",
-           "guided", "linear_schedule", "sample_ddim", "sample_ddpm"]  # fmt: skip
+__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SamplerStep", "Schedule", "constant_schedule",
+           "cosine_schedule", "ddim_steps", "ddpm_steps", "guided", "jsd_schedule", "linear_schedule", "min_snr_weights",
+           "quadratic_schedule", "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
+           "vlb_loss", "zero_terminal_snr"]  # fmt: skip

@@ -32,10 +32,10 @@ def run_ddpm(diffusion, model, shape, rng, clip):
     """The steps of `ddpm_steps`, one each time it is asked."""
     x = rng.standard_normal(shape)
     for t in range(diffusion.schedule.T, 0, -1):
-        x0_hat = diffusion.denoise(model, x, t, clip)
+        x0_hat, logvar = diffusion.estimate(model, x, t, clip)
         mean, _ = diffusion.q_posterior(x0_hat, x, t)
         z = rng.standard_normal(shape) if t > 1 else 0.0
-        x = mean + np.exp(0.5 * diffusion.p_logvar[t]) * z
+        x = mean + np.exp(0.5 * logvar) * z
         yield SamplerStep(t - 1, x, x0_hat)
 
 
