@@ -27,6 +27,7 @@ from scratchdiff.diffusion import (
     Bound,
     GaussianDiffusion,
     ImportanceTimes,
+    Oracle,
     Schedule,
     constant_schedule,
     cosine_schedule,
@@ -50,10 +51,10 @@ from scratchdiff.optim import EMA, Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Schedule", "Tape", "Tensor", "UNet",
-           "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided",
-           "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "op", "ops", "quadratic_schedule", "sample_ddim",
-           "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss",
+__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "Schedule", "Tape", "Tensor",
+           "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck",
+           "guided", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "op", "ops", "quadratic_schedule",
+           "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss",
            "zero_terminal_snr"]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from scratchdiff.diffusion.bound import Bound, vlb_loss
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
 from scratchdiff.diffusion.guidance import guided
+from scratchdiff.diffusion.oracle import Oracle
 from scratchdiff.diffusion.samplers import SamplerStep, ddim_steps, ddpm_steps, sample_ddim, sample_ddpm
 from scratchdiff.diffusion.schedule import (
     Schedule,
@@ -17,7 +18,7 @@ from scratchdiff.diffusion.schedule import (
 )
 from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
-__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "SamplerStep", "Schedule", "constant_schedule",
+__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SamplerStep", "Schedule", "constant_schedule",
            "cosine_schedule", "ddim_steps", "ddpm_steps", "guided", "jsd_schedule", "linear_schedule", "min_snr_weights",
            "quadratic_schedule", "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
            "vlb_loss", "zero_terminal_snr"]  # fmt: skip

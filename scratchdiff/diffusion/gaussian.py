@@ -29,8 +29,10 @@ class GaussianDiffusion:
 
         log σ² = f log β_t + (1−f) log β̃_t,   f = (u + 1)/2                        (Nichol & Dhariwal 2021, Eq. 15)
 
-    Everywhere x0, xt, eps are (N, ...) and t is an integer 1..T, or one for each of the N. A model is any function
-    model(xt, t) with t of shape (N,) that returns an array or Tensor shaped like xt (learned: with twice the channels).
+    Everywhere x0, xt, eps are (N, ...) and t is an integer 1..T, or one for each of the N; what is said of the network's
+    output (`predict_x0`, `predict_eps`, `target`, `denoise`) holds for real t in [1, T] as well, for solvers that step
+    between. A model is any function model(xt, t) with t of shape (N,) that returns an array or Tensor shaped like xt
+    (learned: with twice the channels).
     Raises ValueError for another `predict` or `variance`, and for predict="eps" where ᾱ_T = 0: there x_T is ε, whatever
     x_0 was, so that ε_hat says nothing of it. The methods raise it for t outside 1..T and unequal shapes.
     """
@@ -65,6 +67,17 @@ class GaussianDiffusion:
             raise ValueError(f"t must lie in 1..{self.schedule.T}, got {t.min()}..{t.max()}")
         return array[t].astype(like.dtype).reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
+    def scales(self, t, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(√ᾱ_t, √(1−ᾱ_t)), shaped as by `coefficient`; t may also be real, in [1, T]: see `Schedule.sigma`."""
+        if np.asarray(t).dtype.kind != "f":
+            return self.coefficient(self.sqrt_alpha_bar, t, like), self.coefficient(self.sqrt_noise, t, like)
+        t = np.asarray(t)
+        if t.shape not in ((), like.shape[:1]) or not ((1 <= t) & (t <= self.schedule.T)).all():
+            raise ValueError(f"t must be a number or {like.shape[:1]} numbers in [1, {self.schedule.T}], got {t}")
+        sigma = self.schedule.sigma(t).reshape(t.shape + (1,) * (like.ndim - t.ndim))
+        a = 1 / np.sqrt(1 + sigma**2)
+        return a.astype(like.dtype), (sigma * a).astype(like.dtype)
+
     def q_sample(self, x0, t, eps):
         """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, a draw of q(x_t | x_0) where ε ~ N(0, I)   (Ho et al. 2020, Eq. 4)."""
         x0, eps = same_shape("q_sample", x0=x0, eps=eps)
@@ -87,7 +100,7 @@ class GaussianDiffusion:
         eps: (x_t − √(1−ᾱ_t) ε)/√ᾱ_t (Ho et al. 2020, Eq. 15);   x0: itself;   v: √ᾱ_t x_t − √(1−ᾱ_t) v.
         """
         xt, out = same_shape("predict_x0", xt=xt, out=out)
-        a, s = self.coefficient(self.sqrt_alpha_bar, t, xt), self.coefficient(self.sqrt_noise, t, xt)
+        a, s = self.scales(t, xt)
         if self.predict == "eps":
             return (xt - s * out) / a
         return out if self.predict == "x0" else a * xt - s * out
@@ -95,21 +108,31 @@ class GaussianDiffusion:
     def predict_eps(self, xt, t, x0):
         """eps_hat = (x_t − √ᾱ_t x_0)/√(1−ᾱ_t): the noise that goes with an estimate of x0 (after clipping, say)."""
         xt, x0 = same_shape("predict_eps", xt=xt, x0=x0)
-        return (xt - self.coefficient(self.sqrt_alpha_bar, t, xt) * x0) / self.coefficient(self.sqrt_noise, t, xt)
+        a, s = self.scales(t, xt)
+        return (xt - a * x0) / s
+
+    def named(self, out, xt):
+        """The part of a network's output that `predict` names, shaped like xt: all of it, unless the variance is learned.
+
+        Raises ValueError if the variance is learned and out has not twice the channels of xt."""
+        if self.variance != "learned":
+            return out
+        C = xt.shape[-1]
+        if out.shape != (*xt.shape[:-1], 2 * C):
+            raise ValueError(f"GaussianDiffusion: variance='learned' needs a network with {2 * C} output channels for x_t "
+                             f"{xt.shape}, got {out.shape}")  # fmt: skip
+        return out[..., :C]
 
     def read(self, out, xt, t):
         """What a network's output says: (what `predict` names, shaped like xt; the log-variance of p(x_{t−1} | x_t)).
 
         out may be a Tensor, and then so is what depends on it. A fixed log-variance has one entry for each t.
-        Raises ValueError if the variance is learned and out has not twice the channels of xt."""
+        Raises ValueError as `named`."""
+        named = self.named(out, xt)
         if self.variance != "learned":
-            return out, self.coefficient(self.p_logvar, t, xt)
-        C = xt.shape[-1]
-        if out.shape != (*xt.shape[:-1], 2 * C):
-            raise ValueError(f"GaussianDiffusion: variance='learned' needs a network with {2 * C} output channels for x_t "
-                             f"{xt.shape}, got {out.shape}")  # fmt: skip
+            return named, self.coefficient(self.p_logvar, t, xt)
         low, high = self.coefficient(self.posterior_logvar, t, xt), self.coefficient(self.log_beta, t, xt)
-        return out[..., :C], low + (out[..., C:] + 1) / 2 * (high - low)
+        return named, low + (out[..., xt.shape[-1] :] + 1) / 2 * (high - low)
 
     def estimate(self, model, xt, t, clip=True, **told):
         """(x0_hat, log-variance of p(x_{t−1} | x_t)) of a model at xt; x0_hat limited to [−1, 1] where `clip`.
@@ -121,7 +144,8 @@ class GaussianDiffusion:
 
     def denoise(self, model, xt, t, clip=True):
         """x0_hat of a model at xt, all at the one step t; limited to [−1, 1] where `clip` (images, not points)."""
-        return self.estimate(model, xt, t, clip)[0]
+        x0_hat = self.predict_x0(xt, t, self.named(np.asarray(model(xt, np.full(len(xt), t))), xt))
+        return np.clip(x0_hat, -1, 1) if clip else x0_hat
 
     def p_mean_logvar(self, model, xt, t, clip=True):
         """(mean, logvar) of p(x_{t−1} | x_t): the posterior with x0_hat in place of x_0   (Ho et al. 2020, Eq. 11).
@@ -133,7 +157,8 @@ class GaussianDiffusion:
     def target(self, x0, t, eps):
         """What the network is to put out for x_t = q_sample(x0, t, eps)."""
         if self.predict == "v":
-            return self.coefficient(self.sqrt_alpha_bar, t, x0) * eps - self.coefficient(self.sqrt_noise, t, x0) * x0
+            a, s = self.scales(t, x0)
+            return a * eps - s * x0
         return eps if self.predict == "eps" else x0
 
     def ask(self, model, xt, t, rng: np.random.Generator, labels=None):

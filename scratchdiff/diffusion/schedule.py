@@ -49,6 +49,20 @@ class Schedule:
             kept = f"ᾱ_T = {left:.2g} after T = {self.T} steps: x_T keeps {np.sqrt(left):.0%} of the data's amplitude"
             warnings.warn(f"Schedule: {kept}, but sampling starts from noise; take more steps or larger β", stacklevel=3)
 
+    def sigma(self, t):
+        """σ_t = √((1−ᾱ_t)/ᾱ_t), the noise in units of the signal, for real t in [1, T] (number or array).
+
+        Whole steps have the σ of their ᾱ; between two of them log σ is a straight line. Karras et al. 2022 count time so."""
+        return np.exp(np.interp(t, np.arange(1, self.T + 1), self.log_sigma()))
+
+    def time(self, sigma):
+        """The real t in [1, T] at which the noise is σ: the inverse of `sigma`; what lies outside is moved to its end."""
+        return np.interp(np.log(sigma), self.log_sigma(), np.arange(1, self.T + 1))
+
+    def log_sigma(self) -> np.ndarray:
+        """log σ_1 .. log σ_T: minus half the log-SNR."""
+        return 0.5 * np.log((1 - self.alpha_bar[1:]) / self.alpha_bar[1:])
+
 
 def linear_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """β_t from beta_start to beta_end in equal steps   (Ho et al. 2020, section 4). Made for T = 1000: ᾱ_T = 4e-5.
