@@ -110,13 +110,13 @@ def save_lines(path, lines: dict, xlabel: str, ylabel: str, title="", xscale="li
     Raises ValueError if there is no line."""
     if not lines:
         raise ValueError("save_lines: no lines")
-    fig = Figure(figsize=(7, 4), layout="constrained")
+    fig = Figure(figsize=(7, 4.4), layout="constrained")
     ax = fig.add_subplot()
     for label, (x, y) in lines.items():
         ax.plot(x, y, marker="o" if len(x) < 40 else None, markersize=3.5, linewidth=1.5, label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
     ax.grid(alpha=0.3, which="both")
-    ax.legend(fontsize=9)
+    fig.legend(loc="outside lower center", ncols=2, fontsize=9)
     fig.savefig(prepare(path), dpi=130)
 
 
