@@ -15,7 +15,7 @@ import numpy as np
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
 from scratchdiff.data import mnist, toy
-from scratchdiff.diffusion import ddim_steps, ddpm_steps, guided
+from scratchdiff.diffusion import Bound, ddim_steps, ddpm_steps, guided
 from scratchdiff.diffusion.gaussian import VARIANCES
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.gradcheck import fill_zeros, gradcheck
@@ -70,10 +70,19 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_sample)
 
-    c = commands.add_parser("evaluate", help="judge a run's digits: Fréchet distance, confidence, balance, nearest digit")
-    c.add_argument("run", metavar="RUN", help="folder with a model.npz of 28 × 28 grey images, or an .npy file of such")
-    c.add_argument("-n", type=positive_int, default=1000, help="samples to draw (%(default)s)")
+    c = commands.add_parser("evaluate", help="judge a run: its samples, if they are digits, and the bits that data costs it",
+                            description="Draw digits and judge them (Fréchet distance, confidence, balance, nearest digit); "
+                            "then print the variational bound on -log p(x) in bits/dim, and draw it by t in bound.png. "
+                            "Points are of their toy set, drawn anew; an .npy run is judged on its own images.")  # fmt: skip
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz, or an .npy file of 28 × 28 grey images to judge")
+    c.add_argument("-n", type=count, default=1000, help="samples to draw, or 0 (%(default)s)")
     c.add_argument("--steps", type=positive_int, default=50, help="of ddim (%(default)s)")
+    c.add_argument("--bound", type=count, default=500, metavar="N", help="examples to take the bound of, or 0 (%(default)s)")
+    c.add_argument("--draws", type=positive_int, default=20, metavar="K", help="timesteps for each example; T is exact but "
+                   "for the noise (%(default)s)")  # fmt: skip
+    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test digits, and "
+                   "without, of the embedded training digits")  # fmt: skip
+    c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_evaluate)
 
@@ -89,6 +98,11 @@ def positive_int(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
+
+
+def count(text: str) -> int:
+    """An argparse type. Raises ValueError for what is neither 0 nor a positive integer."""
+    return 0 if int(text) == 0 else positive_int(text)
 
 
 def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -202,18 +216,62 @@ def run_sample(args) -> None:
 
 
 def run_evaluate(args) -> None:
-    """Print what `metrics.judge` says of a run, or of a file of images. Raises ValueError for what are no digits."""
+    """Print what `metrics.judge` says of a run's digits or of a file of images, and the bound of a run."""
     from scratchdiff.metrics import judge
 
     if args.run.endswith(".npy"):
         x = load_images(args.run)
-    else:
-        _, _, settings = load_run(args.run)
-        size = [settings["network_args"].get(key) for key in ("image_size", "in_channels")]
-        if size != [28, 1]:
-            raise ValueError(f"evaluate: {args.run} does not make 28 × 28 grey images; the classifier knows only digits")
+        print(f"{len(x)} samples: {judge(x)}")
+        return
+    _, _, settings = load_run(args.run)
+    if args.n and [settings["network_args"].get(key) for key in ("image_size", "in_channels")] == [28, 1]:
         x = np.clip(draw(args.run, args.n, np.random.default_rng(args.seed), args.steps), -1, 1)
-    print(f"{len(x)} samples: {judge(x)}")
+        print(f"{len(x)} samples: {judge(x)}")
+    if args.bound:
+        print_bound(args)
+
+
+def print_bound(args) -> None:
+    """Print the variational bound of a run in bits/dim, term by term, and draw it by t into the run's folder."""
+    from scratchdiff.plots import save_bound
+    from scratchdiff.progress import watch_batches
+
+    model, diffusion, settings = load_run(args.run)
+    rng = np.random.default_rng(args.seed)
+    x0, labels, name = examples(settings["data"], args.bound, args.data_dir, rng)
+    classes = settings["network_args"].get("num_classes")
+    told = bool(classes) and labels is not None and not args.hide_labels
+    parts = []
+    for i in watch_batches(range(0, len(x0), 100), f"bound of {len(x0)} examples"):
+        batch = slice(i, i + 100)
+        of_batch = labels[batch] if told else None
+        parts.append(
+            diffusion.bound(model, x0[batch], rng, of_batch, settings["clip"], min(args.draws, diffusion.schedule.T))
+        )
+    bound = Bound(np.concatenate([part.terms for part in parts]), parts[0].dims)
+
+    each = bound.nats / (bound.dims * np.log(2))
+    given = " given the digit" if told else ""
+    print(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
+          f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
+    if told:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
+        print(f"not given it, at most {bound.bits_per_dim + np.log2(classes) / bound.dims:.3f}: to say which costs the rest")
+    path = Path(args.run) / "bound.png"
+    save_bound(path, {f"{bound.bits_per_dim:.2f} bits/dim": bound}, f"What {name} cost {args.run}, step by step")
+    print(f"{path} shows it by t")
+
+
+def examples(data: str, n: int, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """(n examples to take the bound of, or all that there are; their labels or None; what they are), for a run on `data`."""
+    if data.startswith("toy:"):
+        return toy(data.removeprefix("toy:"), n, rng), None, f"new points of {data}"
+    if data == "mnist":
+        x0, labels = mnist("test" if data_dir else "train", data_dir)
+        name = "test digits" if data_dir else "training digits"
+    else:
+        x0, labels, name = load_images(data), None, f"images of {data}"
+    some = rng.permutation(len(x0))[:n]
+    return x0[some], None if labels is None else labels[some], name
 
 
 def run_gradcheck(args) -> None:
