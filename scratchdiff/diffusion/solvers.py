@@ -163,8 +163,8 @@ SAMPLERS = {
     "ddpm": Sampler(ddpm_steps, "ancestral: fresh noise at each step; the best there is at hundreds of steps"),
     "ddim": Sampler(ddim_steps, "10 to 50 steps; deterministic for --eta 0, which is Euler's method; ancestral for --eta 1"),
     "pc": Sampler(pc_steps, "predictor and corrector: after each ancestral step one of Langevin; 2 evaluations a step"),
-    "heun": Sampler(heun_steps, "second order, deterministic; 2 evaluations a step; exact sooner than any other here"),
+    "heun": Sampler(heun_steps, "second order, deterministic; 2 evaluations a step; for 20 steps and more"),
     "heun-churn": Sampler(partial(heun_steps, churn=20.0), "heun with fresh noise before each step"),
-    "dpm": Sampler(dpm_steps, "DPM-Solver++(2M): second order at 1 evaluation a step; for 10 to 20 steps"),
+    "dpm": Sampler(dpm_steps, "DPM-Solver++(2M): second order, 1 evaluation a step; nearest to the exact solution of all"),
     "ode": Sampler(ode_steps, "SciPy's Runge-Kutta with steps of its own choice; --steps only says how many to look at"),
 }
