@@ -18,7 +18,7 @@ import scratchdiff as sd
 from scratchdiff.cli import load_run
 from scratchdiff.diffusion.bound import step_nats
 from scratchdiff.diffusion.oracle import Oracle
-from scratchdiff.plots import save_bound, save_lines, save_schedules
+from scratchdiff.plots import save_bound, save_curves, save_schedules
 from scratchdiff.progress import watch_training
 from scratchdiff.recipes import TOY, build, with_variance
 from scratchdiff.train import train
@@ -69,11 +69,12 @@ def main(run="runs/mnist", seed=0, out="runs/bound", steps=3000, n=2000, images=
 
     # %% The estimate of Σ_t L_t from single t jumps with the t that was drawn, for L_0 is thousands of times L_500. Drawing
     # t as often as √E[L_t²] asks, and dividing by that probability, changes nothing on average and calms the gradient.
-    save_lines(out / "noise.png", {
-        "noise of the gradient, uniform t": series(uniform),
-        "noise of the gradient, importance-sampled t": series(important),
-        "length of the gradient itself": series(length),
-    }, "training step", "norm", f"The gradient of L_vlb, from batches of {TOY['batch_size']}", "log", "linear")  # fmt: skip
+    curves = {"its noise, uniform t": series(uniform), "its noise, importance-sampled t": series(important),
+              "its length": series(length)}  # fmt: skip
+    title = f"The gradient of L_vlb, from batches of {TOY['batch_size']}"
+    top = 1.3 * max(uniform.values())  # room for the legend
+    save_curves(out / "noise.png", [dict(curves=curves, xlabel="training step", ylabel="norm", title=title, yscale="linear",
+                                         ylim=(0, top))])  # fmt: skip
     print(f"noise of the gradient at the end: {uniform[steps]:.1f} with uniform t, {important[steps]:.1f} with importance")
 
     # %% The bound on −log p(x), term by term. No denoiser has a smaller error than the oracle, but with the variance fixed

@@ -24,6 +24,7 @@ from importlib import import_module
 from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
 from scratchdiff.diffusion import (
+    SAMPLERS,
     Bound,
     GaussianDiffusion,
     ImportanceTimes,
@@ -33,10 +34,15 @@ from scratchdiff.diffusion import (
     cosine_schedule,
     ddim_steps,
     ddpm_steps,
+    dpm_steps,
     guided,
+    heun_steps,
     jsd_schedule,
     linear_schedule,
     min_snr_weights,
+    ode_log_prob,
+    ode_steps,
+    pc_steps,
     quadratic_schedule,
     sample_ddim,
     sample_ddpm,
@@ -51,11 +57,11 @@ from scratchdiff.optim import EMA, Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "Schedule", "Tape", "Tensor",
-           "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion", "gradcheck",
-           "guided", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "op", "ops", "quadratic_schedule",
-           "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss",
-           "zero_terminal_snr"]  # fmt: skip
+__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "SAMPLERS", "Schedule", "Tape",
+           "Tensor", "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion",
+           "dpm_steps", "gradcheck", "guided", "heun_steps", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn",
+           "ode_log_prob", "ode_steps", "op", "ops", "pc_steps", "quadratic_schedule", "sample_ddim", "sample_ddpm",
+           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 def __getattr__(name):

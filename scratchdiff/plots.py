@@ -104,22 +104,6 @@ def save_loss(path, losses, title="Training loss") -> None:
     fig.savefig(prepare(path), dpi=130)
 
 
-def save_lines(path, lines: dict, xlabel: str, ylabel: str, title="", xscale="linear", yscale="log") -> None:
-    """Write lines {label: (x (n,), y (n,))} into one pair of axes, with points where they are few.
-
-    Raises ValueError if there is no line."""
-    if not lines:
-        raise ValueError("save_lines: no lines")
-    fig = Figure(figsize=(7, 4.4), layout="constrained")
-    ax = fig.add_subplot()
-    for label, (x, y) in lines.items():
-        ax.plot(x, y, marker="o" if len(x) < 40 else None, markersize=3.5, linewidth=1.5, label=label)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
-    ax.grid(alpha=0.3, which="both")
-    fig.legend(loc="outside lower center", ncols=2, fontsize=9)
-    fig.savefig(prepare(path), dpi=130)
-
-
 def save_schedules(path, schedules: dict, title="Noise schedules") -> None:
     """Write ᾱ_t, and the logarithm of the signal-to-noise ratio ᾱ_t/(1−ᾱ_t), of schedules {name: Schedule} over t/T.
 
@@ -223,5 +207,50 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
         ax.scatter(*points.T, s=2.5, color=INK, alpha=0.5, linewidths=0)
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1, color=WARM, width=0.004)
         axes_of_plane(ax, limit, f"t = {t}")
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
+
+
+def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -> None:
+    """Write one panel for each run: the way of each point, runs[label] (moments, n, 2), over the data's points (m, 2), pale.
+
+    A way goes from its first moment (small dot) to its last (large dot); the first four are drawn boldly, so that they can
+    be followed. Four panels a row.
+    Raises ValueError if there is no run."""
+    if not runs:
+        raise ValueError("save_paths: no runs")
+    columns = min(4, len(runs))
+    rows = -(-len(runs) // columns)
+    fig = Figure(figsize=(2.9 * columns, 3.1 * rows + 0.4), layout="constrained")
+    for k, (label, moments) in enumerate(runs.items()):
+        ax = fig.add_subplot(rows, columns, k + 1)
+        ax.scatter(*points.T, s=2, color=PALE, linewidths=0)
+        ax.plot(*moments[:, 4:].transpose(2, 0, 1), color=INK, linewidth=0.6, alpha=0.2)
+        ax.plot(*moments[:, :4].transpose(2, 0, 1), color=INK, linewidth=1.3)
+        ax.scatter(*moments[0].T, s=4, color=INK, linewidths=0)
+        ax.scatter(*moments[-1].T, s=12, color=WARM, linewidths=0, zorder=3)
+        axes_of_plane(ax, limit, label)
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
+
+
+def save_curves(path, panels: list[dict], title="") -> None:
+    """Write panels of curves side by side, both axes logarithmic.
+
+    A panel: curves, {label: (x, y)}, those whose label begins with "exact" or "floor" black and dashed; xlabel, ylabel,
+    title; and if wanted xscale or yscale. Raises ValueError if there is no panel."""
+    if not panels:
+        raise ValueError("save_curves: no panels")
+    fig = Figure(figsize=(6.2 * len(panels), 4.4), layout="constrained")
+    for k, panel in enumerate(panels):
+        ax = fig.add_subplot(1, len(panels), k + 1)
+        for label, (x, y) in panel["curves"].items():
+            known = label.startswith(("exact", "floor"))
+            style = dict(color="black", linestyle="--", linewidth=1.2) if known else dict(marker="o", markersize=3.5)
+            ax.plot(x, y, label=label, **style)
+        ax.set(xscale="log", yscale="log")
+        ax.set(**{key: value for key, value in panel.items() if key != "curves"})
+        ax.grid(alpha=0.3, which="both")
+        ax.legend(fontsize=8)
     fig.suptitle(title, fontsize=12)
     fig.savefig(prepare(path), dpi=130)

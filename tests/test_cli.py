@@ -9,6 +9,7 @@ import pytest
 
 from scratchdiff import recipes
 from scratchdiff.cli import main
+from scratchdiff.diffusion import SAMPLERS
 
 TINY_UNET = dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), groups=4, patch_size=2)
 
@@ -73,6 +74,33 @@ def test_training_on_points_and_sampling_them_with_ddpm():
     assert np.load("runs/toy_moons/samples.npy").shape == (7, 2)
 
 
+@pytest.mark.parametrize("sampler", ["pc", "heun", "heun-churn", "dpm", "ode"])
+def test_every_sampler_is_reached_by_its_name_with_guidance_and_without(sampler, mnist_run, capsys):
+    assert main(["sample", mnist_run, "-n", "2", "--sampler", sampler, "--steps", "2"]) == 0
+    assert (
+        main(["evaluate", mnist_run, "-n", "2", "--sampler", sampler, "--steps", "2", "--guidance", "0", "--bound", "0"])
+        == 0
+    )
+    assert "2 samples: Fréchet" in capsys.readouterr().out
+
+
+def test_the_help_says_what_each_sampler_is_for(capsys):
+    for command in ("sample", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(f"{name:<12}{sampler.what}" in text for name, sampler in SAMPLERS.items())
+
+
+def test_evaluate_prints_the_exact_likelihood_of_points_and_of_digits(mnist_run, capsys):
+    assert main(["train", "toy:moons", "--steps", "3"]) == 0
+    assert main(["evaluate", "runs/toy_moons", "--bound", "0", "--ode", "5"]) == 0
+    points = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"5 new points of toy:moons, by the ODE: -\d+\.\d+ ± \d\.\d+ nats, log p\(x\)", points)
+    assert main(["evaluate", mnist_run, "-n", "0", "--bound", "0", "--ode", "1"]) == 0
+    assert "1 training digits, by the ODE" in capsys.readouterr().out
+
+
 def test_training_on_an_npy_of_coloured_images(rng):
     np.save("tiles.npy", rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8))
     assert main(["train", "tiles.npy", "--steps", "2"]) == 0
@@ -132,6 +160,7 @@ def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys
     (["sample", "none"], "none/model.npz"),
     (["sample", "run", "--steps", "2000"], "steps must lie in 1..1000, got 2000"),
     (["sample", "run", "--eta", "2"], "eta must lie in"),
+    (["sample", "run", "--sampler", "dpm", "--eta", "1"], "eta belongs to ddim, not to dpm"),
     (["evaluate", "flat.npy"], "flat.npy: needs images"),
     (["evaluate", "run", "-n", "0", "--data-dir", "nowhere"], "nowhere"),
     (["gradcheck", "--param", "down.9.w[0]"], "no parameter 'down.9.w'"),

@@ -87,17 +87,15 @@ class Oracle:
 
             x0: e    eps: e a²/s²    v: e/s²         e = E‖x_0 − E[x_0 | x_t]‖²/d
 
-        For one Gaussian e = mean_i λ_i s²/(a²λ_i + s²). For several components e is a mean over n draws from rng, which must
-        then be given, or ValueError.
+        For one Gaussian e = mean_i λ_i s²/(a²λ_i + s²). For several components the loss is measured on n draws from rng,
+        which must then be given, or ValueError.
         """
+        if len(self.means) > 1:
+            if rng is None:
+                raise ValueError("Oracle.floor: several components need draws, so an rng")
+            return loss_at(self.diffusion, self, self.sample(n, rng), t, rng)
         a, s = (float(c[0, 0]) for c in self.scales(np.empty((1, self.d)), t))
-        if len(self.means) == 1:
-            e = np.mean(self.lam * s**2 / (a**2 * self.lam + s**2))
-        elif rng is None:
-            raise ValueError("Oracle.floor: several components need draws, so an rng")
-        else:
-            x0 = self.sample(n, rng)
-            e = np.square(x0 - self.x0(a * x0 + s * rng.standard_normal(x0.shape), t)).mean()
+        e = np.mean(self.lam * s**2 / (a**2 * self.lam + s**2))
         return float(e * {"x0": 1, "eps": a**2 / s**2, "v": 1 / s**2}[self.diffusion.predict])
 
     def scales(self, x, t) -> tuple[np.ndarray, np.ndarray]:
@@ -187,6 +185,17 @@ def best_output(xt, oracle, t):
         return (output(dy, dx0),)
 
     return output(xt, posterior.mean().reshape(xt.shape)), backward
+
+
+def loss_at(diffusion, model, x0, t, rng: np.random.Generator) -> float:
+    """The loss of any model at the one step t: mean((target − model(x_t, t))²) over x0 (N, ...), with ε from rng.
+
+    Held against `Oracle.floor` it tells a loss that cannot fall from one that does not."""
+    x0 = np.asarray(x0)
+    eps = rng.standard_normal(x0.shape).astype(x0.dtype)
+    xt = diffusion.q_sample(x0, t, eps)
+    out = diffusion.named(np.asarray(model(xt, np.full(len(x0), t))), xt)
+    return float(np.square(diffusion.target(x0, t, eps) - out).mean(dtype=np.float64))
 
 
 def logsumexp(logits: np.ndarray) -> np.ndarray:

@@ -59,9 +59,14 @@ class Schedule:
         """The real t in [1, T] at which the noise is σ: the inverse of `sigma`; what lies outside is moved to its end."""
         return np.interp(np.log(sigma), self.log_sigma(), np.arange(1, self.T + 1))
 
+    def sigma_max(self) -> float:
+        """The largest finite σ: σ_T, or σ_{T−1} where ᾱ_T = 0."""
+        return float(np.exp(self.log_sigma()[self.alpha_bar[1:] > 0].max()))
+
     def log_sigma(self) -> np.ndarray:
-        """log σ_1 .. log σ_T: minus half the log-SNR."""
-        return 0.5 * np.log((1 - self.alpha_bar[1:]) / self.alpha_bar[1:])
+        """log σ_1 .. log σ_T: minus half the log-SNR; +∞ where ᾱ_T = 0."""
+        with np.errstate(divide="ignore"):
+            return 0.5 * np.log((1 - self.alpha_bar[1:]) / self.alpha_bar[1:])
 
 
 def linear_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:

@@ -86,6 +86,15 @@ def test_the_loss_of_the_oracle_is_the_floor_and_any_other_model_is_above(predic
     assert losses[1] - losses[0] == pytest.approx(0.01, abs=0.003)
 
 
+def test_the_loss_at_one_step_replays_algorithm_1(rng):
+    diffusion, x0 = sd.GaussianDiffusion(LINEAR, predict="v"), rng.standard_normal((5, 2))
+    eps = np.random.default_rng(3).standard_normal((5, 2))
+    a, s = np.sqrt(LINEAR.alpha_bar[70]), np.sqrt(1 - LINEAR.alpha_bar[70])
+    expected = np.square(a * eps - s * x0 - 0.5 * (a * x0 + s * eps)).mean()
+    got = sd.diffusion.loss_at(diffusion, lambda xt, t: 0.5 * xt, x0, 70, np.random.default_rng(3))
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("predict", ["eps", "x0", "v"])
 def test_the_floor_of_one_gaussian_is_exact(predict, rng):
     diffusion = sd.GaussianDiffusion(LINEAR, predict=predict)
