@@ -273,7 +273,8 @@ def print_bound(args) -> None:
     print(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
           f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
     if told:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
-        print(f"not given it, at most {bound.bits_per_dim + np.log2(classes) / bound.dims:.3f}: to say which costs the rest")
+        unaided = bound.bits_per_dim + np.log2(classes) / bound.dims
+        print(f"not given it, at most {unaided:.3f}: naming one of {classes} costs {np.log2(classes):.1f} bits more")
     path = Path(args.run) / "bound.png"
     save_bound(path, {f"{bound.bits_per_dim:.2f} bits/dim": bound}, f"What {name} cost {args.run}, step by step")
     print(f"{path} shows it by t")
@@ -321,13 +322,13 @@ def run_gradcheck(args) -> None:
     rng = np.random.default_rng(args.seed)
     if args.param:
         return check_parameter(args.param, rng)
-    print(f"{'op':<20}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
+    print(f"{'op':<29}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
     worst = 0.0
     for example in EXAMPLES:
         began = time.perf_counter()
         error = gradcheck(example.f, *example.inputs(rng), rng=rng)
         shapes = " ".join("×".join(map(str, shape)) for shape in example.shapes)
-        print(f"{example.name:<20}{shapes:<44}{error:>24.1e}{1e3 * (time.perf_counter() - began):>8.0f}")
+        print(f"{example.name:<29}{shapes:<44}{error:>24.1e}{1e3 * (time.perf_counter() - began):>8.0f}")
         worst = max(worst, error)
     print(f"{len(EXAMPLES)} examples, float64 central differences; largest error {worst:.1e}")
     if not worst < 1e-7:
