@@ -104,22 +104,6 @@ def save_loss(path, losses, title="Training loss") -> None:
     fig.savefig(prepare(path), dpi=130)
 
 
-def save_lines(path, lines: dict, xlabel: str, ylabel: str, title="", xscale="linear", yscale="log") -> None:
-    """Write lines {label: (x (n,), y (n,))} into one pair of axes, with points where they are few.
-
-    Raises ValueError if there is no line."""
-    if not lines:
-        raise ValueError("save_lines: no lines")
-    fig = Figure(figsize=(7, 4), layout="constrained")
-    ax = fig.add_subplot()
-    for label, (x, y) in lines.items():
-        ax.plot(x, y, marker="o" if len(x) < 40 else None, markersize=3.5, linewidth=1.5, label=label)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
-    ax.grid(alpha=0.3, which="both")
-    ax.legend(fontsize=9)
-    fig.savefig(prepare(path), dpi=130)
-
-
 def save_schedules(path, schedules: dict, title="Noise schedules") -> None:
     """Write ᾱ_t, and the logarithm of the signal-to-noise ratio ᾱ_t/(1−ᾱ_t), of schedules {name: Schedule} over t/T.
 
@@ -146,10 +130,10 @@ def save_schedules(path, schedules: dict, title="Noise schedules") -> None:
 
 
 def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> None:
-    """Write the terms of variational bounds {label: Bound} over t: each step's cost, and the sum of all up to it.
+    """Write the terms of variational bounds {label: Bound} over t, on a logarithmic axis.
 
-    Left, the mean of L_{t−1} over strata of t ≥ 2 (the KL terms, each of which is positive). Right, L_0 + ... + L_{t−1},
-    which starts at L_0 and ends at the total but for L_T. truth: −log p in bits/dim where it is known, a dashed line.
+    Left, t · L_{t−1} for t ≥ 2, means over strata: the area under it is bits. Right, L_0 + ... + L_{t−1}, which starts
+    at L_0 and ends at the total but for L_T. truth: −log p in bits/dim where it is known, a dashed line.
     Raises ValueError if there is no bound."""
     if not bounds:
         raise ValueError("save_bound: no bounds")
@@ -159,12 +143,16 @@ def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> Non
         bits = bound.nats[:-1] / (bound.dims * np.log(2))  # L_{t−1} at index t − 1
         ends = strata(len(bits), min(len(bits), 30))
         size = np.diff(ends)
-        means, middle = np.add.reduceat(bits, ends[:-1]) / size, np.sqrt((ends[:-1] + 1) * ends[1:])
-        left.plot(middle[1:], means[1:], marker="o", markersize=3, linewidth=1.4, label=label)
+        scaled = np.add.reduceat(bits * np.arange(1, len(bits) + 1), ends[:-1]) / size
+        middle = np.sqrt((ends[:-1] + 1) * ends[1:])
+        left.plot(middle[1:], scaled[1:], marker="o", markersize=3, linewidth=1.4, label=label)
         right.plot(np.arange(1, len(bits) + 1), np.cumsum(bits), linewidth=1.6, label=label)
     if truth is not None:
         right.axhline(truth, color="black", linestyle="--", linewidth=1, label="−log p(x), the truth")
-    left.set(xscale="log", yscale="log", xlabel="t", ylabel="$L_{t-1}$, bits/dim", title="What the step back from t costs")
+    left.set(
+        xscale="log", xlabel="t", ylabel="$t \\cdot L_{t-1}$, bits/dim", title="What the step back from t costs, times t"
+    )
+    left.set_ylim(bottom=0)
     right.set(xscale="log", xlabel="t", ylabel="$L_0 + \\cdots + L_{t-1}$, bits/dim", title="The sum up to t")
     for ax in (left, right):
         ax.grid(alpha=0.3, which="both")

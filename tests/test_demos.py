@@ -20,7 +20,7 @@ def load(name):
 
 
 def test_every_demo_has_a_test_here_and_states_its_command_and_its_time():
-    assert {p.stem for p in DEMOS.glob("*.py")} == {"mnist", "toy2d", "classifier", "samplers", "oracle"}
+    assert {p.stem for p in DEMOS.glob("*.py")} == {"mnist", "toy2d", "classifier", "bound", "samplers", "oracle"}
     for path in DEMOS.glob("*.py"):
         head = path.read_text(encoding="utf-8").split('"""')[1]
         assert f"python demos/{path.name}" in head and "minute" in head
@@ -49,6 +49,16 @@ def test_the_toy_demo_writes_points_and_pictures(tmp_path, data):
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "samples.npy", "forward.png", "reverse.gif", "field.png", "loss.png", "floor.png"}  # fmt: skip
     assert np.array_equal(np.load(tmp_path / "run" / "samples.npy"), x) and x.shape == (2000, 2)
+    pictures_are_whole(tmp_path / "run")
+
+
+def test_the_bound_demo_tells_the_best_denoiser_from_the_truth_and_draws_where_the_bits_go(tmp_path, monkeypatch):
+    demo = load("bound")
+    monkeypatch.setattr(demo, "LOOKS", (0.5, 1.0))
+    bounds = demo.main(run=tmp_path / "none", out=tmp_path / "run", steps=4, n=50, batches=2)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"schedules.png", "bound.png", "noise.png"}
+    best_small, best_large, best, net_small, net_learned = (bound.bits_per_dim for bound in bounds.values())
+    assert best < best_large < best_small < net_small
     pictures_are_whole(tmp_path / "run")
 
 

@@ -41,7 +41,6 @@ def test_the_plots_write_pictures_of_a_readable_size(tmp_path, rng):
     plots.save_loss(tmp_path / "loss.png", np.exp(-np.arange(100) / 30))
     plots.save_strip(tmp_path / "strip.png", [image, image], ["t = 1", "t = 2"], "title")
     plots.save_clouds(tmp_path / "clouds.png", [cloud, cloud], ["a", "b"])
-    plots.save_lines(tmp_path / "lines.png", {"a": (np.arange(1, 9), np.arange(1, 9) ** 2)}, "x", "y", "title")
     plots.save_schedules(tmp_path / "schedules.png", {"2015": sd.jsd_schedule(20), "cosine": sd.cosine_schedule(20)})
     plots.save_bound(tmp_path / "bound.png", {"one": sd.Bound(rng.random((3, 21)), 2)}, truth=1.0)
     plots.save_field(tmp_path / "field.png", lambda x, t: -x * t, [cloud, cloud], [1, 5])
@@ -59,7 +58,6 @@ def test_the_plots_write_pictures_of_a_readable_size(tmp_path, rng):
     lambda path: plots.save_loss(path, []),
     lambda path: plots.save_strip(path, [np.zeros((1, 4, 4, 1))], []),
     lambda path: plots.save_clouds(path, [], []),
-    lambda path: plots.save_lines(path, {}, "x", "y"),
     lambda path: plots.save_schedules(path, {}),
     lambda path: plots.save_bound(path, {}),
 ])  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 
 from scratchdiff import ops
 
-CHUNK = 256  # x_t in one call of the network
+ROWS, NUMBERS = 4096, 200_000  # at most so many x_t, and so many numbers in them, in one call of the network
 
 
 class Bound(NamedTuple):
@@ -72,13 +72,14 @@ def variational_bound(diffusion, model, x0, rng: np.random.Generator, labels=Non
 
     terms = np.zeros((N, T + 1))
     terms[:, T] = prior_kl(diffusion, x0)
-    for first in range(0, len(t), CHUNK):
-        n, each_t = owner[first : first + CHUNK], t[first : first + CHUNK]
+    rows = max(1, min(ROWS, NUMBERS // x0[0].size))
+    for first in range(0, len(t), rows):
+        n, each_t = owner[first : first + rows], t[first : first + rows]
         xt = diffusion.q_sample(x0[n], each_t, rng.standard_normal(x0[n].shape))
         told = {} if labels is None else dict(labels=np.asarray(labels)[n])
         x0_hat, logvar = diffusion.estimate(model, xt, each_t, clip=images, **told)
         nats = step_nats(diffusion, x0_hat, logvar, x0[n], xt, each_t, images).data
-        terms[n, each_t - 1] = counts_for[first : first + CHUNK] * nats
+        terms[n, each_t - 1] = counts_for[first : first + rows] * nats
     return Bound(terms, x0[0].size)
 
 
