@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from scratchdiff import kernels
 from scratchdiff.autograd import Tensor
 
 
@@ -38,16 +39,14 @@ class Adam:
         self.k += 1
         b1, b2 = self.betas
         step_size = self.lr / (1 - b1**self.k)
-        root = np.sqrt(1 - b2**self.k)
+        root = (1 - b2**self.k) ** 0.5
         for name, p in self.parameters.items():
             if p.grad is None:
                 continue
-            m, v = self.m[name], self.v[name]
-            m += (1 - b1) * (p.grad - m)
-            v += (1 - b2) * (np.square(p.grad) - v)
             if self.weight_decay:
                 p.data *= 1 - self.lr * self.weight_decay
-            p.data -= step_size * m / (np.sqrt(v) / float(root) + self.eps)
+            flat = (a.reshape(-1) for a in (p.data, p.grad, self.m[name], self.v[name]))
+            kernels.adam(*flat, b1, b2, step_size, root, self.eps)
 
 
 def clip_grad_norm(parameters: dict[str, Tensor], max_norm: float) -> float:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "ops": {"autograd", "kernels"},
     "nn": {"autograd", "ops"},
-    "optim": {"autograd"},
+    "optim": {"autograd", "kernels"},
     "diffusion": {"autograd", "ops", "nn"},
     "data": set(),
     "recipes": ALL,

@@ -3,25 +3,34 @@
 winograd.py     3×3 convolutions with stride 1, which are nearly all of a U-Net's work
 im2col.py       every other convolution
 norm.py         group normalisation, with SiLU in the same pass
+dense.py        the affine map, with SiLU in the same pass, channels side by side, and Adam's step
+scores.py       attention
+exponential.py  eᵃ and σ(v) for the others
 """
 
 import numpy as np
 
 from scratchdiff.kernels import im2col, winograd
+from scratchdiff.kernels.dense import adam, join, linear, linear_backward, split
+from scratchdiff.kernels.im2col import sum_pixels
 from scratchdiff.kernels.memory import keep_freed_memory, prepare
 from scratchdiff.kernels.norm import group_norm, group_norm_backward
+from scratchdiff.kernels.scores import attention, attention_backward
 from scratchdiff.kernels.threads import keep_blas_to_one_thread
 
-__all__ = ["conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward"]
+__all__ = [
+    "adam", "attention", "attention_backward", "conv2d", "conv2d_dw", "conv2d_dx", "group_norm", "group_norm_backward",
+    "join", "linear", "linear_backward", "split", "sum_pixels",
+]  # fmt: skip
 
 keep_blas_to_one_thread()
 keep_freed_memory()
 
 
-def conv2d(x, w, s, pads):
+def conv2d(x, w, b, s, pads):
     """See reference.conv2d."""
-    x, w = prepare(x, w)
-    return winograd.conv2d(x, w, pads) if winograd_pays(x.shape, w.shape, s) else im2col.conv2d(x, w, s, pads)
+    x, w, b = prepare(x, w, b)
+    return winograd.conv2d(x, w, b, pads) if winograd_pays(x.shape, w.shape, s) else im2col.conv2d(x, w, b, s, pads)
 
 
 def conv2d_dx(dy, w, x_shape, s, pads):
@@ -38,7 +47,8 @@ def conv2d_dx(dy, w, x_shape, s, pads):
         dy = spread
     before = [k - 1 - p[0] for k, p in zip(w.shape, pads)]
     after = [size + k - 1 - b - out for size, k, b, out in zip(x_shape[1:3], w.shape, before, dy.shape[1:3])]
-    return conv2d(dy, turned, 1, list(zip(before, after)))
+    nothing = np.zeros((1, w.shape[2]), dy.dtype)
+    return conv2d(dy, turned, nothing, 1, list(zip(before, after)))
 
 
 def conv2d_dw(x, dy, w_shape, s, pads):
@@ -50,7 +60,8 @@ def conv2d_dw(x, dy, w_shape, s, pads):
 
 
 def winograd_pays(x_shape, w_shape, s):
-    """Whether there are enough pixels for the transform of the filter to be worth while (measured: 2 a channel), and images
-    large enough for tiles of 4 × 4 outputs."""
+    """Whether there are enough pixels for the transform of the filter to be worth while (measured: 2 a channel), images
+    large enough for tiles of 4 × 4 outputs, and enough channels for loops over them."""
     N, H, W, _ = x_shape
-    return w_shape[:2] == (3, 3) and s == 1 and min(H, W) >= 3 and N * H * W >= 2 * max(w_shape[2:])
+    enough_pixels = min(H, W) >= 3 and N * H * W >= 2 * max(w_shape[2:])
+    return w_shape[:2] == (3, 3) and s == 1 and enough_pixels and max(w_shape[2:]) <= winograd.MOST_CHANNELS

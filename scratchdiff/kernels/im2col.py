@@ -1,27 +1,30 @@
-"""Any convolution as one matrix product, in Numba. Optional to read.
+"""Any convolution as matrix products, in Numba. Optional to read.
 
 Once the window that each output pixel sees is laid out as a row (im2col, "image to columns"), a convolution is
 
     cols: (pixels, kh·kw·Cin)    y = cols w      dw = colsᵀ dy
 
-The whole `cols` would be kh·kw times the image, so each thread lays out a block of rows that fits its cache, multiplies
-it with BLAS, and goes on to the next block in the same buffer.
+The whole `cols` would be kh·kw times the image, so each thread lays out a block of rows, and of those some taps of the
+window at a time, multiplies what it has with BLAS, adds it up, and goes on to the next in the same buffer.
 """
 
 import numba
 import numpy as np
 from numba import njit, prange
 
-BLOCK_PIXELS = 512  # output pixels laid out at a time
+from scratchdiff.kernels.memory import prepare
+
+QUICK_PRODUCT = 10**6  # OpenBLAS does products of up to a million multiplications without rearranging the matrices first
+MOST_ROWS, FEW_ROWS = 512, 48  # output pixels laid out at a time: at most, and rather some taps less than fewer than this
 
 
-def conv2d(x, w, s, pads):
+def conv2d(x, w, b, s, pads):
     """See reference.conv2d."""
     (top, bottom), (left, right) = pads
     N, H, W, _ = x.shape
     Ho, Wo = (H + top + bottom - w.shape[0]) // s + 1, (W + left + right - w.shape[1]) // s + 1
     y = np.empty((N, Ho, Wo, w.shape[3]), x.dtype)
-    forward(x, w, y, s, top, left, numba.get_num_threads())
+    forward(x, w, b, y, s, top, left, numba.get_num_threads())
     return y
 
 
@@ -32,25 +35,57 @@ def conv2d_dw(x, dy, w_shape, s, pads):
     return parts.sum(0)
 
 
+def sum_pixels(dy):
+    """See reference.sum_pixels."""
+    (dy,) = prepare(dy)
+    N, H, W, C = dy.shape
+    db = np.empty((N, C), dy.dtype)
+    add_up(dy.reshape(N, H * W, C), db)
+    return db
+
+
 @njit(cache=True, parallel=True)
-def forward(x, w, y, s, top, left, threads):
-    """y = cols w, the blocks of lines dealt out to the threads."""
+def add_up(dy, db):
+    """db[n] = Σ_l dy[n, l], in float64."""
+    N, L, C = dy.shape
+    for n in prange(N):
+        total = np.zeros(C)
+        for i in range(L):
+            pixel = dy[n, i]
+            for c in range(C):
+                total[c] += pixel[c]
+        for c in range(C):
+            db[n, c] = total[c]
+
+
+@njit(cache=True, parallel=True)
+def forward(x, w, b, y, s, top, left, threads):
+    """y = cols w + b, the lines of y shared out to the threads."""
     for thread in prange(threads):
-        forward_blocks(x, w, y, s, top, left, thread, threads)
+        forward_blocks(x, w, b, y, s, top, left, thread, threads)
 
 
 @njit(cache=True)
-def forward_blocks(x, w, y, s, top, left, thread, threads):
-    """Every `threads`-th block of lines, from the `thread`-th on."""
+def forward_blocks(x, w, b, y, s, top, left, thread, threads):
+    """The share of one of `threads` threads, a block of lines at a time."""
     kh, kw, C, Co = w.shape
     N, Ho, Wo, _ = y.shape
     wm, ym = w.reshape(kh * kw * C, Co), y.reshape(N * Ho * Wo, Co)
-    lines = max(1, BLOCK_PIXELS // Wo)
-    cols = np.empty((lines * Wo, kh * kw * C), x.dtype)
-    for first in range(thread * lines, N * Ho, threads * lines):
-        last = min(first + lines, N * Ho)
-        rows = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-        np.dot(rows, wm, ym[first * Wo : last * Wo])
+    lines, taps = block(w.shape, Wo)
+    cols, product = np.empty(lines * Wo * taps * C, x.dtype), np.empty((lines * Wo, Co), x.dtype)
+    begin, end = thread * N * Ho // threads, (thread + 1) * N * Ho // threads
+    for first in range(begin, end, lines):
+        last = min(first + lines, end)
+        out, more = ym[first * Wo : last * Wo], product[: (last - first) * Wo]
+        for tap in range(0, kh * kw, taps):
+            rows = windows(x, cols, first, last, tap, min(tap + taps, kh * kw), kh, kw, s, top, left, Ho, Wo)
+            np.dot(rows, wm[tap * C : tap * C + rows.shape[1]], more if tap else out)
+            if tap:
+                add_rows(out, more)
+        for row in range(len(out)):
+            pixel, bias = out[row], b[(first * Wo + row) // (Ho * Wo) % len(b)]
+            for d in range(Co):
+                pixel[d] += bias[d]
 
 
 @njit(cache=True, parallel=True)
@@ -62,51 +97,71 @@ def backward_w(x, dy, parts, s, top, left):
 
 @njit(cache=True)
 def backward_w_blocks(x, dy, dw, s, top, left, thread, threads):
-    """dw += colsᵀ dy over every `threads`-th block of lines, from the `thread`-th on."""
+    """dw += colsᵀ dy over the share of one of `threads` threads."""
     kh, kw, C, Co = dw.shape
     N, Ho, Wo, _ = dy.shape
     dwm, dym = dw.reshape(kh * kw * C, Co), dy.reshape(N * Ho * Wo, Co)
-    lines = max(1, BLOCK_PIXELS // Wo)
-    cols, product = np.empty((lines * Wo, kh * kw * C), x.dtype), np.empty((kh * kw * C, Co), x.dtype)
-    for first in range(thread * lines, N * Ho, threads * lines):
-        last = min(first + lines, N * Ho)
-        rows = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-        np.dot(rows.T, dym[first * Wo : last * Wo], product)
-        for k in range(len(dwm)):
-            for d in range(Co):
-                dwm[k, d] += product[k, d]
+    lines, taps = block(dw.shape, Wo)
+    cols, product = np.empty(lines * Wo * taps * C, x.dtype), np.empty((taps * C, Co), x.dtype)
+    begin, end = thread * N * Ho // threads, (thread + 1) * N * Ho // threads
+    for first in range(begin, end, lines):
+        last = min(first + lines, end)
+        for tap in range(0, kh * kw, taps):
+            rows = windows(x, cols, first, last, tap, min(tap + taps, kh * kw), kh, kw, s, top, left, Ho, Wo)
+            more = product[: rows.shape[1]]
+            np.dot(rows.T, dym[first * Wo : last * Wo], more)
+            add_rows(dwm[tap * C : tap * C + len(more)], more)
 
 
 @njit(cache=True)
-def windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo):
-    """The rows of output lines first..last−1: laid out in cols, or, where a window is one pixel, x itself as it lies."""
+def block(w_shape, Wo):
+    """(lines, taps): how many lines of Wo output pixels are laid out at a time, and how many taps of each window."""
+    kh, kw, C, Co = w_shape
+    tap = max(1, C * Co)
+    rows = min(MOST_ROWS, max(QUICK_PRODUCT // (kh * kw * tap), min(FEW_ROWS, QUICK_PRODUCT // tap)))
+    lines = max(1, rows // Wo)
+    return lines, min(kh * kw, max(1, QUICK_PRODUCT // (lines * Wo * tap)))
+
+
+@njit(cache=True)
+def add_rows(total, more):
+    """total += more, for matrices."""
+    for row in range(len(total)):
+        a, b = total[row], more[row]
+        for d in range(len(a)):
+            a[d] += b[d]
+
+
+@njit(cache=True)
+def windows(x, cols, first, last, tap, end, kh, kw, s, top, left, Ho, Wo):
+    """Taps tap..end−1 of the rows of output lines first..last−1: in cols, or, where a window is one pixel, x itself."""
     N, H, W, C = x.shape
     if kh == kw == s == 1 and Ho == H and Wo == W:
         return x.reshape(N * H * W, C)[first * W : last * W]
-    gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-    return cols[: (last - first) * Wo]
+    rows, width = (last - first) * Wo, (end - tap) * C
+    laid_out = cols[: rows * width].reshape(rows, width)
+    gather(x, laid_out, first, last, tap, end, kw, s, top, left, Ho, Wo)
+    return laid_out
 
 
 @njit(cache=True)
-def gather(x, cols, first, last, kh, kw, s, top, left, Ho, Wo):
-    """cols[row of output pixel (n, i, j)] = the kh × kw × Cin window it sees, for output lines first..last−1 (n·Ho + i)."""
+def gather(x, cols, first, last, tap, end, kw, s, top, left, Ho, Wo):
+    """cols[row of output pixel (n, i, j)] = taps tap..end−1 of its window, for output lines first..last−1 (n·Ho + i)."""
     N, H, W, C = x.shape
     row = 0
     for line in range(first, last):
         n, i = line // Ho, line % Ho
         for j in range(Wo):
             k = 0
-            for u in range(kh):
-                r = s * i + u - top
-                for v in range(kw):
-                    c = s * j + v - left
-                    out = cols[row, k : k + C]
-                    if 0 <= r < H and 0 <= c < W:
-                        pixel = x[n, r, c]
-                        for a in range(C):
-                            out[a] = pixel[a]
-                    else:
-                        for a in range(C):
-                            out[a] = 0
-                    k += C
+            for uv in range(tap, end):
+                r, c = s * i + uv // kw - top, s * j + uv % kw - left
+                out = cols[row, k : k + C]
+                if 0 <= r < H and 0 <= c < W:
+                    pixel = x[n, r, c]
+                    for a in range(C):
+                        out[a] = pixel[a]
+                else:
+                    for a in range(C):
+                        out[a] = 0
+                k += C
             row += 1

@@ -21,12 +21,12 @@ def pad(x, pads):
     return np.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-def conv2d(x, w, s, pads):
-    """y[n,i,j] = Σ_{u,v} xp[n, si+u, sj+v] w[u,v]."""
+def conv2d(x, w, b, s, pads):
+    """y[n,i,j] = Σ_{u,v} xp[n, si+u, sj+v] w[u,v] + b[n]. b: (N, Cout), or (1, Cout) for all images."""
     xp = pad(x, pads)
     kh, kw = w.shape[:2]
     out_size = (xp.shape[1] - kh) // s + 1, (xp.shape[2] - kw) // s + 1
-    return sum(tap(xp, u, v, out_size, s) @ w[u, v] for u, v in np.ndindex(kh, kw))
+    return sum(tap(xp, u, v, out_size, s) @ w[u, v] for u, v in np.ndindex(kh, kw)) + b[:, None, None]
 
 
 def conv2d_dx(dy, w, x_shape, s, pads):
@@ -48,6 +48,11 @@ def conv2d_dw(x, dy, w_shape, s, pads):
     return dw
 
 
+def sum_pixels(dy):
+    """db[n] = Σ_{i,j} dy[n,i,j]: (N, Cout)."""
+    return dy.sum((1, 2))
+
+
 GROUP = (1, 3)  # what a group extends over in `in_groups(x)`: its channels at every pixel
 
 
@@ -61,6 +66,28 @@ def logistic(v):
     return 0.5 * (1 + np.tanh(0.5 * v))
 
 
+def activated(x, silu):
+    """act(x): x σ(x) if `silu`, else x."""
+    return x * logistic(x) if silu else x
+
+
+def silu_slope(x):
+    """(x σ(x))' = σ + x σ (1 − σ)."""
+    s = logistic(x)
+    return s * (1 + x * (1 - s))
+
+
+def linear(x, w, b, silu):
+    """y = act(x) w + b.   x: (rows, in), w: (in, out), b: (out,)."""
+    return activated(x, silu) @ w + b
+
+
+def linear_backward(dy, x, w, silu):
+    """dx = act'(x) dy wᵀ,   dw = act(x)ᵀ dy,   db = Σ dy over the rows."""
+    da = dy @ w.T
+    return silu_slope(x) * da if silu else da, activated(x, silu).T @ dy, dy.sum(0)
+
+
 def group_norm(x, scale, shift, groups, eps, silu):
     """y = act(v), v = scale · x̂ + shift, x̂ = (x − μ)/σ, σ² = var + eps, and act(v) = v σ(v) if `silu`, else v.
 
@@ -69,7 +96,7 @@ def group_norm(x, scale, shift, groups, eps, silu):
     mean = xg.mean(GROUP, keepdims=True)
     rstd = 1 / np.sqrt(np.square(xg - mean).mean(GROUP, keepdims=True) + x.dtype.type(eps))
     v = scale * ((xg - mean) * rstd).reshape(x.shape) + shift
-    return v * logistic(v) if silu else v, mean[:, 0, :, 0], rstd[:, 0, :, 0]
+    return activated(v, silu), mean[:, 0, :, 0], rstd[:, 0, :, 0]
 
 
 def group_norm_backward(dy, x, mean, rstd, scale, shift, groups, silu):
@@ -81,8 +108,49 @@ def group_norm_backward(dy, x, mean, rstd, scale, shift, groups, silu):
     mean, rstd = mean[:, None, :, None], rstd[:, None, :, None]
     xhat = (in_groups(x, groups) - mean) * rstd
     v = scale * xhat.reshape(x.shape) + shift
-    s = logistic(v)
-    dv = dy * s * (1 + v * (1 - s)) if silu else dy  # (v σ(v))' = σ + v σ (1 − σ)
+    dv = dy * silu_slope(v) if silu else dy
     dxhat = in_groups(dv * scale, groups)
     dx = rstd * (dxhat - dxhat.mean(GROUP, keepdims=True) - xhat * (dxhat * xhat).mean(GROUP, keepdims=True))
     return dx.reshape(x.shape), (dv * xhat.reshape(x.shape)).sum((0, 1)), dv.sum((0, 1))
+
+
+def join(xs):
+    """The columns of the xs side by side: (rows, C₁), (rows, C₂), ... → (rows, C₁ + C₂ + ...)."""
+    return np.concatenate(xs, axis=1)
+
+
+def split(y, widths):
+    """Undoes `join`: a list of (rows, width), one for each width."""
+    return np.split(y, np.cumsum(widths)[:-1], axis=1)
+
+
+def softmax(x):
+    """exp(x)/Σ exp(x) over the last axis. Subtracting the maximum first changes nothing and keeps exp from overflowing."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def softmax_backward(dy, y):
+    """dx_i = Σ_j dy_j y_j (δ_ij − y_i) = y_i (dy_i − Σ_j dy_j y_j)."""
+    return y * (dy - (dy * y).sum(-1, keepdims=True))
+
+
+def attention(q, k, v):
+    """a = softmax(q kᵀ/√D), how much of v[m] goes to y[l], and y = a v. Returns y and a.
+
+    q: (N, L, D), k: (N, M, D), v: (N, M, E); y: (N, L, E), a: (N, L, M)."""
+    a = softmax(q @ k.swapaxes(1, 2) / q.dtype.type(np.sqrt(q.shape[2])))
+    return a @ v, a
+
+
+def attention_backward(dy, q, k, v, a):
+    """dv = aᵀ dy,   ds = softmax_backward(dy vᵀ)/√D,   dq = ds k,   dk = dsᵀ q."""
+    ds = softmax_backward(dy @ v.swapaxes(1, 2), a) / q.dtype.type(np.sqrt(q.shape[2]))
+    return ds @ k, ds.swapaxes(1, 2) @ q, a.swapaxes(1, 2) @ dy
+
+
+def adam(p, g, m, v, b1, b2, step_size, root, eps):
+    """m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   p ← p − step_size · m/(√v/root + ε). In place; flat arrays."""
+    m += (1 - b1) * (g - m)
+    v += (1 - b2) * (g * g - v)
+    p -= step_size * m / (np.sqrt(v) / root + eps)

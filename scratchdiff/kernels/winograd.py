@@ -16,17 +16,30 @@ tile, so ⊙ over all tiles is 36 matrix products M = V U, and everything around
 All three steps are linear, so the gradient of w is their transposes in reverse: dM = A dY Aᵀ, dU = Vᵀ dM, dw = Gᵀ dU G.
 The gradient of x is a convolution again, with the filter turned by 180° and its channels swapped.
 
-The five finite points are 0, ±√½, ±√2 (and the sixth is infinity: the leading coefficient). With the usual 0, ±1, ±2 the
-entries of A and B are further apart, and float32 loses more: 9e-6 of the largest output instead of 2e-6.
+The five finite points are 0, ±p, ±q with p = √½ and q = √2 (the sixth is infinity: the leading coefficient). With the
+usual 0, ±1, ±2 the entries of A and B are further apart, and float32 loses more: 9e-6 of the largest output instead of
+2e-6. Points in pairs make the matrices cheap: the even powers agree at z and −z and the odd ones change sign, so a pair
+of values is a sum and a difference of two parts. `apply_a`, `apply_at` and `apply_b` are written so; the matrices A and
+B above them are for reading, for G and for the tests.
 """
 
 import numba
 import numpy as np
 from numba import njit, prange
 
-POINTS = np.array([0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
-STRIP = 1024  # numbers in a line of a strip of tiles, at most: long loops are fast, but the strip should fit the cache
-TILES = 60  # tiles whose V and M are kept in the cache at once (up to 10⁶ products a matrix OpenBLAS takes a quicker way)
+from scratchdiff.kernels.im2col import QUICK_PRODUCT, add_rows
+
+P, Q = 0.5**0.5, 2**0.5
+POINTS = np.array([0, P, -P, Q, -Q])
+
+MOST_CHANNELS = 1024
+STRIP = 2000  # numbers in a line of a strip of tiles, about: long loops are fast, but six lines should stay in the cache
+TILES = 128  # tiles whose V and M are kept at once, at most: enough for quick products
+# Numbers from one line of a half-transformed strip to the next, and from one of the 36 matrices V to the next. That they
+# are known when the loops are compiled tells the compiler that the lines do not overlap, and so lets it use vectors;
+# that they are not powers of two keeps the lines from competing for the same places of the cache.
+LINE = 6 * MOST_CHANNELS + 80
+PLANE = 16 * MOST_CHANNELS + 80
 
 
 def evaluation(n: int) -> np.ndarray:
@@ -43,13 +56,44 @@ B = np.array([[*np.poly(others)[::-1], 0] for others in OTHERS] + [np.poly(POINT
 G = evaluation(3) / np.array([np.prod(p - others) for p, others in zip(POINTS, OTHERS)] + [1])[:, None]
 
 
-def conv2d(x, w, pads):
+@njit(fastmath={"contract"})
+def apply_b(d0, d1, d2, d3, d4, d5, k):
+    """B d, as z(z ± p)(z² − q²) = (z⁴ − q² z²) ± p (z³ − q² z), and with p and q changing places."""
+    p, q, half, two, mid = k
+    even_p, odd_p = d4 - two * d2, p * (d3 - two * d1)
+    even_q, odd_q = d4 - half * d2, q * (d3 - half * d1)
+    return d0 - mid * d2 + d4, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, d1 - mid * d3 + d5
+
+
+@njit(fastmath={"contract"})
+def apply_a(y0, y1, y2, y3, k):
+    """A y: the polynomial with coefficients y at the six points."""
+    p, q, half, two, mid = k
+    even_p, odd_p = y0 + half * y2, p * (y1 + half * y3)
+    even_q, odd_q = y0 + two * y2, q * (y1 + two * y3)
+    return y0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, y3
+
+
+@njit(fastmath={"contract"})
+def apply_at(m0, m1, m2, m3, m4, m5, k):
+    """Aᵀ m: entry i is Σ_j p_jⁱ m_j."""
+    p, q, half, two, mid = k
+    even_p, odd_p, even_q, odd_q = m1 + m2, p * (m1 - m2), m3 + m4, q * (m3 - m4)
+    return m0 + even_p + even_q, odd_p + odd_q, half * even_p + two * even_q, half * odd_p + two * odd_q + m5
+
+
+def constants(dtype):
+    """What the three take as k, in the dtype of the numbers they work on."""
+    return tuple(dtype.type(value) for value in (P, Q, P * P, Q * Q, P * P + Q * Q))
+
+
+def conv2d(x, w, b, pads):
     """See reference.conv2d; here w is (3, 3, Cin, Cout) and the stride is 1."""
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    U = both_sides(G, w)
-    forward(x, U, y, top, left, B.astype(x.dtype), A.T.astype(x.dtype, order="C"), *share_out(y, C))
+    U = both_sides(G.astype(x.dtype), w).reshape(6, 6, C, -1)
+    forward(x, U, b, y, top, left, constants(x.dtype), *share_out(y, C))
     return y
 
 
@@ -57,106 +101,107 @@ def conv2d_dw(x, dy, pads):
     """See reference.conv2d_dw."""
     C, Co = x.shape[3], dy.shape[3]
     dU = np.zeros((numba.get_num_threads(), 6, 6, C, Co), x.dtype)
-    backward_w(x, dy, dU, pads[0][0], pads[1][0], B.astype(x.dtype), A.astype(x.dtype), *share_out(dy, max(C, Co)))
-    return both_sides(G.T, dU.sum(0))
+    backward_w(x, dy, dU, pads[0][0], pads[1][0], constants(x.dtype), *share_out(dy, C))
+    return both_sides(G.T.astype(x.dtype, order="C"), dU.sum(0)).reshape(3, 3, C, Co)
 
 
+@njit(cache=True, parallel=True)
 def both_sides(m, a):
     """m a mᵀ in the first two axes of a (k, k, Cin, Cout)."""
-    m = m.astype(a.dtype)
     n, k = m.shape
-    rows = (m @ a.reshape(k, -1)).reshape(n, k, -1)
-    return (m @ rows).reshape(n, n, *a.shape[2:])
+    a = a.reshape(k, k, -1)
+    out = np.zeros((n, n, a.shape[2]), a.dtype)
+    for i in prange(n):
+        rows = np.zeros((k, a.shape[2]), a.dtype)
+        for v in range(k):
+            for u in range(k):
+                add_multiple(rows[v], m[i, u], a[u, v])
+        for j in range(n):
+            for v in range(k):
+                add_multiple(out[i, j], m[j, v], rows[v])
+    return out
+
+
+@njit(cache=True, fastmath={"contract"})
+def add_multiple(total, factor, more):
+    """total += factor · more."""
+    if factor != 0:
+        for e in range(len(total)):
+            total[e] += factor * more[e]
 
 
 def share_out(y, C):
-    """How the work on y is cut up: (run, across, down, group), and the shares of the threads.
+    """How the work on y is cut up: (run, across, down, group), and the shares of the threads. C: channels of x.
 
     A strip is `run` tiles side by side, `across` strips make a row of tiles, `down` of those an image; `group` strips are
-    worked on together. Thread i does strips shares[i]..shares[i+1]−1. C: how many numbers a pixel has, about."""
-    N, Ho, Wo, _ = y.shape
+    worked on together. Thread i does strips shares[i]..shares[i+1]−1."""
+    N, Ho, Wo, Co = y.shape
     tiles, down = -(-Wo // 4), -(-Ho // 4)
-    run = -(-tiles // -(-tiles * C // STRIP))
+    widest = max(C, Co)
+    across = -(-tiles // max(1, (STRIP // widest - 2) // 4))
+    run = -(-tiles // across)
     across = -(-tiles // run)
     threads = numba.get_num_threads()
     shares = np.arange(threads + 1) * (N * across * down) // threads
-    return (run, across, down, max(1, TILES // run)), shares
+    tiles = min(TILES, PLANE // widest, QUICK_PRODUCT // (C * Co))
+    return (run, across, down, max(1, tiles // run)), shares
 
 
 @njit(cache=True, parallel=True)
-def forward(x, U, y, top, left, b, at, plan, shares):
-    """Y = Aᵀ((B d Bᵀ) U) A, each thread on its share of the strips."""
+def forward(x, U, b, y, top, left, k, plan, shares):
+    """Y = Aᵀ((B d Bᵀ) U) A + b, each thread on its share of the strips."""
     for i in prange(len(shares) - 1):
-        forward_strips(x, U, y, top, left, b, at, plan, shares[i], shares[i + 1])
+        forward_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1])
 
 
 @njit(cache=True)
-def forward_strips(x, U, y, top, left, b, at, plan, begin, end):
-    """y = Aᵀ(U ⊙ (B d Bᵀ)) A for the tiles d of strips begin..end−1."""
+def forward_strips(x, U, b, y, top, left, k, plan, begin, end):
+    """Strips begin..end−1, a group at a time: tiles into V, 36 products M = V U, tiles out."""
     run, _, _, group = plan
     C, Co = U.shape[2:]
-    V, M = np.empty((6, 6, group * run, C), x.dtype), np.empty((6, 6, group * run, Co), x.dtype)
-    scratch = np.empty((2, 36 * run * max(C, Co)), x.dtype)
+    V, M, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(24 * LINE, x.dtype)
+    zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, group):
         last = min(first + group, end)
         tiles = (last - first) * run
-        tiles_in(x, top, left, b, V.reshape(-1), plan, first, last, scratch)
+        tiles_in(x, top, left, 6, k, V, plan, first, last, half, zeros)
         for i in range(6):
             for j in range(6):
-                np.dot(V[i, j, :tiles], U[i, j], M[i, j, :tiles])
-        tiles_out(M.reshape(-1), at, y, plan, first, last, scratch)
+                np.dot(matrix(V, i, j, tiles, C), U[i, j], matrix(M, i, j, tiles, Co))
+        tiles_out(M, b, k, y, plan, first, last, half)
 
 
 @njit(cache=True, parallel=True)
-def backward_w(x, dy, dU, top, left, b, a, plan, shares):
+def backward_w(x, dy, dU, top, left, k, plan, shares):
     """dU[i] = Vᵀ dM over the strips of thread i; their sum is dU."""
     for i in prange(len(shares) - 1):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
-        backward_strips(x, dy, dU[i], top, left, b, a, plan, shares[i], shares[i + 1])
+        backward_strips(x, dy, dU[i], top, left, k, plan, shares[i], shares[i + 1])
 
 
 @njit(cache=True)
-def backward_strips(x, dy, dU, top, left, b, a, plan, begin, end):
-    """dU += (B d Bᵀ)ᵀ (A dy Aᵀ), summed over the tiles of strips begin..end−1."""
+def backward_strips(x, dy, dU, top, left, k, plan, begin, end):
+    """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
     run, _, _, group = plan
     C, Co = dU.shape[2:]
-    V, dM = np.empty((6, 6, group * run, C), x.dtype), np.empty((6, 6, group * run, Co), x.dtype)
-    scratch = np.empty((2, 36 * run * max(C, Co)), x.dtype)
+    V, dM, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(6 * LINE, x.dtype)
+    zeros = np.zeros(LINE, x.dtype)
     product = np.empty((C, Co), x.dtype)
     for first in range(begin, end, group):
         last = min(first + group, end)
         tiles = (last - first) * run
-        tiles_in(x, top, left, b, V.reshape(-1), plan, first, last, scratch)
-        tiles_in(dy, 0, 0, a, dM.reshape(-1), plan, first, last, scratch)
+        tiles_in(x, top, left, 6, k, V, plan, first, last, half, zeros)
+        tiles_in(dy, 0, 0, 4, k, dM, plan, first, last, half, zeros)
         for i in range(6):
             for j in range(6):
-                np.dot(V[i, j, :tiles].T, dM[i, j, :tiles], product)
-                for c in range(C):
-                    row, more = dU[i, j, c], product[c]
-                    for d in range(Co):
-                        row[d] += more[d]
+                np.dot(matrix(V, i, j, tiles, C).T, matrix(dM, i, j, tiles, Co), product)
+                add_rows(dU[i, j], product)
 
 
-# A strip in the making is a flat array, in the order (row of a tile, column of a tile, tile, channel), and V is one in the
-# order (6, 6, tile, channel). So the same entry of all tiles of a strip, with all their channels, is one line of numbers,
-# and a matrix is applied to the tiles by adding up such lines: long loops over memory as it lies, which compile to vectors.
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def transform(m, src, a, step_a, dst, b, step_b, n):
-    """dst[i] = Σ_k m[i,k] src[k] for lines of n numbers; line k of src starts at a + k step_a, line i of dst likewise."""
-    s0, s1 = src[a : a + n], src[a + step_a : a + step_a + n]
-    s2, s3 = src[a + 2 * step_a : a + 2 * step_a + n], src[a + 3 * step_a : a + 3 * step_a + n]
-    for i in range(len(m)):
-        out = dst[b + i * step_b : b + i * step_b + n]
-        m0, m1, m2, m3 = m[i, 0], m[i, 1], m[i, 2], m[i, 3]
-        if m.shape[1] == 4:
-            for e in range(n):
-                out[e] = m0 * s0[e] + m1 * s1[e] + m2 * s2[e] + m3 * s3[e]
-        else:
-            s4, s5 = src[a + 4 * step_a : a + 4 * step_a + n], src[a + 5 * step_a : a + 5 * step_a + n]
-            m4, m5 = m[i, 4], m[i, 5]
-            for e in range(n):
-                out[e] = m0 * s0[e] + m1 * s1[e] + m2 * s2[e] + m3 * s3[e] + m4 * s4[e] + m5 * s5[e]
+@njit(cache=True)
+def matrix(V, i, j, tiles, C):
+    """V[i, j]: a line of C numbers for each tile."""
+    start = (6 * i + j) * PLANE
+    return V[start : start + tiles * C].reshape(tiles, C)
 
 
 @njit(cache=True, error_model="numpy")
@@ -166,51 +211,99 @@ def place(strip, plan):
     return strip // (across * down), 4 * (strip // across % down), 4 * run * (strip % across)
 
 
-@njit(cache=True, error_model="numpy")
-def tiles_in(x, top, left, m, V, plan, first, last, scratch):
-    """V = m d mᵀ for the tiles d of strips first..last−1: as large as m is wide, 4 pixels apart, zero outside the image."""
-    _, H, W, C = x.shape
-    run, group = plan[0], plan[3]
-    size, line = m.shape[1], run * C
-    lines, half = scratch[0], scratch[1]  # (unpacked, Numba would not know that they are contiguous)
-    for strip in range(first, last):
-        n, r0, c0 = place(strip, plan)
-        for i in range(size):
-            r = r0 - top + i
-            for j in range(size):
-                for t in range(run):
-                    c = c0 - left + j + 4 * t
-                    start = (i * size + j) * line + t * C
-                    out = lines[start : start + C]
-                    if 0 <= r < H and 0 <= c < W:
-                        pixel = x[n, r, c]
-                        for e in range(C):
-                            out[e] = pixel[e]
-                    else:
-                        for e in range(C):
-                            out[e] = 0
-        transform(m, lines, 0, size * line, half, 0, size * line, size * line)
-        for i in range(6):
-            transform(m, half, i * size * line, line, V, (6 * i * group + strip - first) * line, group * line, line)
+@njit(cache=True)
+def line(x, n, r, begin, end, zeros):
+    """Numbers begin..end−1 of line r of image n of x (N, H, W C), or zeros above and below the image."""
+    return x[n, r, begin:end] if 0 <= r < x.shape[1] else zeros
 
 
-@njit(cache=True, error_model="numpy")
-def tiles_out(M, at, y, plan, first, last, scratch):
-    """y = Aᵀ M A for the tiles of strips first..last−1, as much of them as lies inside y."""
-    _, H, W, C = y.shape
-    run, group = plan[0], plan[3]
-    line = run * C
-    half, lines = scratch[0], scratch[1]
+# The columns of a tile are transformed first, which is the same for all numbers of a line of pixels: six lines of the
+# image become six lines of `half`. Then the rows, pixel by pixel: numbers C apart in a line of `half` become one number in
+# each of six matrices. tiles_out goes the other way. Innermost are always the channels, one beside the other in memory.
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def tiles_in(x, top, left, size, k, V, plan, first, last, half, zeros):
+    """V = B d Bᵀ of the 6 × 6 tiles d (size 6), or A d Aᵀ of the 4 × 4 ones (size 4), of strips first..last−1: 4 pixels
+    apart, zero outside the image."""
+    N, H, W, C = x.shape
+    lines = x.reshape(N, H, W * C)
+    run = plan[0]
     for strip in range(first, last):
+        n, r, c = place(strip, plan)
+        r, c = r - top, c - left
+        width = 4 * run + size - 4
+        inside = min(max(0, -c), width)
+        outside = max(inside, min(width, W - c))  # columns inside..outside−1 of the strip are in the image
+        a, b = (c + inside) * C, (c + outside) * C
+        h = half[inside * C :]
+        s0, s1 = line(lines, n, r, a, b, zeros), line(lines, n, r + 1, a, b, zeros)
+        s2, s3 = line(lines, n, r + 2, a, b, zeros), line(lines, n, r + 3, a, b, zeros)
+        if size == 6:
+            s4, s5 = line(lines, n, r + 4, a, b, zeros), line(lines, n, r + 5, a, b, zeros)
+            for e in range(b - a):
+                h[e], h[LINE + e], h[2 * LINE + e], h[3 * LINE + e], h[4 * LINE + e], h[5 * LINE + e] = apply_b(
+                    s0[e], s1[e], s2[e], s3[e], s4[e], s5[e], k
+                )
+        else:
+            for e in range(b - a):
+                h[e], h[LINE + e], h[2 * LINE + e], h[3 * LINE + e], h[4 * LINE + e], h[5 * LINE + e] = apply_a(
+                    s0[e], s1[e], s2[e], s3[e], k
+                )
         for i in range(6):
-            transform(at, M, (6 * i * group + strip - first) * line, group * line, half, 4 * i * line, line, line)
-        transform(at, half, 0, 4 * line, lines, 0, 4 * line, 4 * line)
-        n, r0, c0 = place(strip, plan)
-        for i in range(min(4, H - r0)):
-            for j in range(4):
-                for t in range(run):
-                    if c0 + j + 4 * t < W:
-                        start = (4 * i + j) * line + t * C
-                        pixel, out = lines[start : start + C], y[n, r0 + i, c0 + j + 4 * t]
-                        for e in range(C):
-                            out[e] = pixel[e]
+            half[i * LINE : i * LINE + inside * C] = 0
+            half[i * LINE + outside * C : i * LINE + width * C] = 0
+        for i in range(6):
+            for t in range(run):
+                g0 = half[i * LINE + 4 * t * C : i * LINE + (4 * t + size) * C]
+                g1, g2, g3 = g0[C:], g0[2 * C :], g0[3 * C :]
+                v = V[6 * i * PLANE + ((strip - first) * run + t) * C :]
+                if size == 6:
+                    g4, g5 = g0[4 * C :], g0[5 * C :]
+                    for e in range(C):
+                        v[e], v[PLANE + e], v[2 * PLANE + e], v[3 * PLANE + e], v[4 * PLANE + e], v[5 * PLANE + e] = apply_b(
+                            g0[e], g1[e], g2[e], g3[e], g4[e], g5[e], k
+                        )
+                else:
+                    for e in range(C):
+                        v[e], v[PLANE + e], v[2 * PLANE + e], v[3 * PLANE + e], v[4 * PLANE + e], v[5 * PLANE + e] = apply_a(
+                            g0[e], g1[e], g2[e], g3[e], k
+                        )
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def tiles_out(M, b, k, y, plan, first, last, half):
+    """y = Aᵀ M A + b for the tiles of strips first..last−1, as much of them as lies inside y."""
+    N, H, W, C = y.shape
+    run = plan[0]
+    waste = np.empty(C, y.dtype)  # where pixels outside y go
+    for strip in range(first, last):
+        n, r, c0 = place(strip, plan)
+        for j in range(6):
+            m = M[j * PLANE + (strip - first) * run * C :]
+            h = half[j * LINE :]
+            for e in range(run * C):
+                h[e], h[6 * LINE + e], h[12 * LINE + e], h[18 * LINE + e] = apply_at(
+                    m[e], m[6 * PLANE + e], m[12 * PLANE + e], m[18 * PLANE + e], m[24 * PLANE + e], m[30 * PLANE + e], k
+                )
+        bias = b[n % len(b)]
+        for i in range(min(4, H - r)):
+            for t in range(run):
+                c = c0 + 4 * t
+                if c >= W:
+                    break
+                g = half[6 * i * LINE + t * C :]
+                y0 = y[n, r + i, c]
+                y1 = y[n, r + i, c + 1] if c + 1 < W else waste
+                y2 = y[n, r + i, c + 2] if c + 2 < W else waste
+                y3 = y[n, r + i, c + 3] if c + 3 < W else waste
+                for e in range(C):  # two pixels at a time: the compiler gives up on proving four apart
+                    z0, _, z2, _ = apply_at(
+                        g[e], g[LINE + e], g[2 * LINE + e], g[3 * LINE + e], g[4 * LINE + e], g[5 * LINE + e], k
+                    )
+                    y0[e], y2[e] = z0 + bias[e], z2 + bias[e]
+                for e in range(C):
+                    _, z1, _, z3 = apply_at(
+                        g[e], g[LINE + e], g[2 * LINE + e], g[3 * LINE + e], g[4 * LINE + e], g[5 * LINE + e], k
+                    )
+                    y1[e], y3[e] = z1 + bias[e], z3 + bias[e]

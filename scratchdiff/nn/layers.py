@@ -25,19 +25,22 @@ def zeros(shape: tuple, dtype) -> Tensor:
 
 
 class Linear(Module):
-    """y = x w + b.   (..., in_features) → (..., out_features). `zero=True` starts w at zero."""
+    """y = x w + b, or SiLU(x) w + b if `silu`.   (..., in_features) → (..., out_features). `zero=True` starts w at zero."""
 
-    def __init__(self, in_features, out_features, *, rng, dtype=np.float32, zero=False):
+    def __init__(self, in_features, out_features, *, silu=False, rng, dtype=np.float32, zero=False):
         shape = in_features, out_features
+        self.silu = silu
         self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
         self.b = zeros(out_features, dtype)
 
     def __call__(self, x):
-        return ops.linear(x, self.w, self.b)
+        return ops.linear(x, self.w, self.b, silu=self.silu)
 
 
 class Conv2d(Module):
-    """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`."""
+    """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`.
+
+    `shift` (N, out), where given, is added to every pixel of its image."""
 
     def __init__(self, in_channels, out_channels, kernel=3, *, stride=1, padding="same", rng, dtype=np.float32, zero=False):
         shape = kernel, kernel, in_channels, out_channels
@@ -45,8 +48,9 @@ class Conv2d(Module):
         self.b = zeros(out_channels, dtype)
         self.stride, self.padding = stride, padding
 
-    def __call__(self, x):
-        return ops.conv2d(x, self.w, self.b, self.stride, self.padding)
+    def __call__(self, x, shift=None):
+        b = self.b if shift is None else self.b + shift
+        return ops.conv2d(x, self.w, b, self.stride, self.padding)
 
 
 class GroupNorm(Module):
@@ -94,11 +98,11 @@ class TimestepMLP(Module):
     def __init__(self, dim, width, *, rng, dtype=np.float32):
         self.dim, self.dtype = dim, dtype
         self.dense1 = Linear(dim, width, rng=rng, dtype=dtype)
-        self.dense2 = Linear(width, width, rng=rng, dtype=dtype)
+        self.dense2 = Linear(width, width, silu=True, rng=rng, dtype=dtype)
 
     def __call__(self, t):
         temb = ops.timestep_embedding(np.asarray(t, self.dtype), self.dim)  # t may lie between whole steps
-        return self.dense2(ops.silu(self.dense1(temb)))
+        return self.dense2(self.dense1(temb))
 
 
 def check_input(name: str, xt, t, shape: tuple) -> None:

@@ -2,22 +2,20 @@
 
 import numpy as np
 
-from scratchdiff import ops
 from scratchdiff.nn.layers import Linear, TimestepMLP, as_input, check_input
 from scratchdiff.nn.module import Module
 
 
 class MLPBlock(Module):
-    """h + dense2(SiLU(dense1(SiLU(h)) + temb_proj(temb))); dense2 starts at zero, so the block as identity."""
+    """h + dense2(SiLU(dense1(SiLU(h)) + temb_proj(SiLU(temb)))); dense2 starts at zero, so the block as identity."""
 
     def __init__(self, width, *, rng, dtype=np.float32):
-        self.dense1 = Linear(width, width, rng=rng, dtype=dtype)
-        self.temb_proj = Linear(width, width, rng=rng, dtype=dtype)
-        self.dense2 = Linear(width, width, rng=rng, dtype=dtype, zero=True)
+        self.dense1 = Linear(width, width, silu=True, rng=rng, dtype=dtype)
+        self.temb_proj = Linear(width, width, silu=True, rng=rng, dtype=dtype)
+        self.dense2 = Linear(width, width, silu=True, rng=rng, dtype=dtype, zero=True)
 
     def __call__(self, h, temb):
-        inner = self.dense1(ops.silu(h)) + self.temb_proj(temb)
-        return h + self.dense2(ops.silu(inner))
+        return h + self.dense2(self.dense1(h) + self.temb_proj(temb))
 
 
 class MLP(Module):
@@ -33,12 +31,12 @@ class MLP(Module):
         self.temb = TimestepMLP(width, width, rng=rng, dtype=dtype)
         self.dense_in = Linear(dim, width, rng=rng, dtype=dtype)
         self.blocks = [MLPBlock(width, rng=rng, dtype=dtype) for _ in range(num_blocks)]
-        self.dense_out = Linear(width, out_dim or dim, rng=rng, dtype=dtype, zero=True)
+        self.dense_out = Linear(width, out_dim or dim, silu=True, rng=rng, dtype=dtype, zero=True)
 
     def __call__(self, xt, t):
         check_input("MLP", xt, t, (self.dim,))
-        temb = ops.silu(self.temb(t))
+        temb = self.temb(t)
         h = self.dense_in(as_input(xt, self.dtype))
         for block in self.blocks:
             h = block(h, temb)
-        return self.dense_out(ops.silu(h))
+        return self.dense_out(h)

@@ -20,7 +20,7 @@ class ResBlock(Module):
         kw = dict(rng=rng, dtype=dtype)
         self.norm1 = GroupNorm(in_channels, groups, silu=True, dtype=dtype)
         self.conv1 = Conv2d(in_channels, out_channels, **kw)
-        self.temb_proj = Linear(temb_width, out_channels, **kw)
+        self.temb_proj = Linear(temb_width, out_channels, silu=True, **kw)
         self.norm2 = GroupNorm(out_channels, groups, silu=True, dtype=dtype)
         self.conv2 = Conv2d(out_channels, out_channels, zero=True, **kw)
         self.shortcut = Conv2d(in_channels, out_channels, 1, **kw) if in_channels != out_channels else None
@@ -28,9 +28,7 @@ class ResBlock(Module):
         self.dropout = dropout
 
     def __call__(self, x, temb, rng=None):
-        N = len(temb)
-        h = self.conv1(self.norm1(x))
-        h = h + self.temb_proj(ops.silu(temb)).reshape(N, 1, 1, -1)
+        h = self.conv1(self.norm1(x), shift=self.temb_proj(temb))
         h = self.norm2(h)
         if rng is not None and self.dropout > 0:
             h = ops.dropout(h, rate=self.dropout, rng=rng)

@@ -1,19 +1,11 @@
-"""Softmax, and the attention built on it: every position looks at every other and takes a weighted mean of what it finds."""
+"""Softmax, and the attention built on it: every position looks at every other and takes a weighted mean of what it finds.
 
-import numpy as np
+Their formulas are in `kernels/reference.py`."""
 
+from scratchdiff import kernels
 from scratchdiff.autograd import op
-
-
-def softmax_array(x: np.ndarray) -> np.ndarray:
-    """exp(x)/Σ exp(x) over the last axis. Subtracting the maximum first changes nothing and keeps exp from overflowing."""
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def softmax_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dx_i = Σ_j dy_j y_j (δ_ij − y_i) = y_i (dy_i − Σ_j dy_j y_j)."""
-    return y * (dy - (dy * y).sum(-1, keepdims=True))
+from scratchdiff.kernels.reference import softmax as softmax_array
+from scratchdiff.kernels.reference import softmax_backward
 
 
 @op
@@ -34,12 +26,11 @@ def attention(q, k, v):
     fits = min(q.ndim, k.ndim, v.ndim) >= 2 and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
     if not fits or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or k.shape[-2] < 1:
         raise ValueError(f"attention: shapes q {q.shape}, k {k.shape}, v {v.shape} do not fit")
-    s = q.dtype.type(1 / np.sqrt(q.shape[-1]))
-    a = softmax_array(s * (q @ k.swapaxes(-1, -2)))  # (N, heads, L, M): how much of v[m] goes to y[l]
+    lead, inputs = q.shape[:-2], [x.reshape(-1, *x.shape[-2:]) for x in (q, k, v)]
+    y, a = kernels.attention(*inputs)
 
     def backward(dy):
-        dv = a.swapaxes(-1, -2) @ dy
-        ds = s * softmax_backward(dy @ v.swapaxes(-1, -2), a)
-        return ds @ k, ds.swapaxes(-1, -2) @ q, dv
+        grads = kernels.attention_backward(dy.reshape(y.shape), *inputs, a)
+        return tuple(dx.reshape(*lead, *dx.shape[1:]) for dx in grads)
 
-    return a @ v, backward
+    return y.reshape(*lead, *y.shape[1:]), backward

@@ -4,7 +4,6 @@ import numpy as np
 
 from scratchdiff import kernels
 from scratchdiff.autograd import op
-from scratchdiff.ops.linear import sum_rows
 
 
 def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) -> tuple:
@@ -31,28 +30,31 @@ def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) ->
 
 @op
 def conv2d(x, w, b=None, stride=1, padding="same"):
-    """y[n,i,j,d] = b[d] + Σ_{u,v,c} x[n, s·i + u − top, s·j + v − left, c] · w[u,v,c,d], x being 0 outside the image.
+    """y[n,i,j,d] = b[n,d] + Σ_{u,v,c} x[n, s·i + u − top, s·j + v − left, c] · w[u,v,c,d], x being 0 outside the image.
 
     (Cross-correlation, as everywhere in deep learning; Dumoulin & Visin 2016 draw every case.)
-    x: (N, H, W, Cin), w: (kh, kw, Cin, Cout), b: (Cout,) or None → (N, ⌊(H + top + bottom − kh)/s⌋ + 1, likewise, Cout).
+    x: (N, H, W, Cin), w: (kh, kw, Cin, Cout) → (N, ⌊(H + top + bottom − kh)/s⌋ + 1, likewise, Cout).
+    b: (Cout,), the same for all images, (N, Cout), one for each (this is how a U-Net tells its pixels the time), or None.
     padding: "same" as TensorFlow pads (at stride 2: right and bottom), an int, or ((top, bottom), (left, right)).
     Raises ValueError if the shapes do not fit, the stride is below 1 or the kernel is larger than the padded image.
     """
-    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2] or (b is not None and b.shape != w.shape[3:]):
+    fits = x.ndim == 4 and w.ndim == 4 and x.shape[3] == w.shape[2]
+    if not fits or (b is not None and b.shape not in (w.shape[3:], (len(x), w.shape[3]))):
         raise ValueError(f"conv2d: shapes x {x.shape}, w {w.shape}, b {None if b is None else b.shape} do not fit")
     if not isinstance(stride, (int, np.integer)) or stride < 1:
         raise ValueError(f"conv2d: stride must be a positive integer, got {stride!r}")
     pads = resolve_padding(padding, x.shape[1:3], w.shape[:2], stride)
     if any(n + sum(p) < k for n, p, k in zip(x.shape[1:3], pads, w.shape[:2])):
         raise ValueError(f"conv2d: the kernel {w.shape[:2]} is larger than the image {x.shape[1:3]} padded by {pads}")
-    y = kernels.conv2d(x, w, stride, pads)
-    if b is not None:
-        y += b
+    y = kernels.conv2d(x, w, np.zeros((1, w.shape[3]), x.dtype) if b is None else np.atleast_2d(b), stride, pads)
 
     def backward(dy):
         dx = kernels.conv2d_dx(dy, w, x.shape, stride, pads)
         dw = kernels.conv2d_dw(x, dy, w.shape, stride, pads)
-        return dx, dw, None if b is None else sum_rows(dy)
+        if b is None:
+            return dx, dw
+        db = kernels.sum_pixels(dy)
+        return dx, dw, db if b.ndim == 2 else db.sum(0)
 
     return y, backward
 

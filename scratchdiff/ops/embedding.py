@@ -17,10 +17,11 @@ def timestep_embedding(t, dim, *, dtype=np.float64):
         raise ValueError(f"timestep_embedding: needs t of shape (N,) and dim >= 4, got t {t.shape} and dim {dim}")
     half = dim // 2
     omega = np.exp(-np.log(10_000) * np.arange(half) / (half - 1))
-    angle = t[:, None] * omega  # float64: t ω reaches 1000, where float32 keeps only four decimals
-    sin, cos = np.sin(angle), np.cos(angle)
     dtype = t.dtype if t.dtype.kind == "f" else dtype
-    y = np.concatenate([sin, cos, np.zeros((len(t), dim % 2))], axis=1).astype(dtype)
+    turns = t[:, None] * (omega / (2 * np.pi))  # float64: t ω reaches 1000, where float32 keeps only four decimals
+    angle = (2 * np.pi * (turns - np.rint(turns))).astype(dtype)  # within half a turn, where it keeps seven
+    sin, cos = np.sin(angle), np.cos(angle)
+    y = np.concatenate([sin, cos, np.zeros((len(t), dim % 2), dtype)], axis=1)
 
     def backward(dy):
         return (((dy[:, :half] * cos - dy[:, half : 2 * half] * sin) @ omega).astype(dtype),)

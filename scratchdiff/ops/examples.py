@@ -57,11 +57,12 @@ EXAMPLES = [
     Example("gelu", ops.gelu, ((2, 5),)),
     Example("softmax", ops.softmax, ((2, 3, 5),)),
     Example("linear", ops.linear, ((2, 3, 5), (5, 4), (4,))),
+    Example("linear", lambda x, w, b: ops.linear(x, w, b, silu=True), ((2, 3, 5), (5, 4), (4,))),
     Example("dropout", dropout_with_one_mask, ((2, 5),)),
     Example("conv2d", ops.conv2d, ((2, 6, 5, 3), (3, 3, 3, 4), (4,))),
     Example("conv2d", lambda x, w, b: ops.conv2d(x, w, b, stride=2), ((2, 6, 5, 3), (3, 3, 3, 2), (2,))),
     Example("conv2d", lambda x, w: ops.conv2d(x, w, None, 3, ((2, 0), (1, 3))), ((2, 7, 6, 2), (4, 2, 2, 3))),
-    Example("conv2d", ops.conv2d, ((2, 5, 3, 4), (1, 1, 4, 3), (3,))),
+    Example("conv2d", ops.conv2d, ((2, 5, 3, 4), (1, 1, 4, 3), (2, 3))),  # a bias for each image
     Example("group_norm", lambda x, a, b: ops.group_norm(x, a, b, groups=3), ((2, 3, 2, 6), (6,), (6,))),
     Example("group_norm", lambda x, a, b: ops.group_norm(x, a, b, groups=2, silu=True), ((2, 5, 6), (6,), (6,))),
     Example("upsample_nearest", ops.upsample_nearest, ((2, 3, 2, 4),)),

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from scratchdiff import kernels
 from scratchdiff.autograd import Tensor, op
 
 
@@ -42,12 +43,19 @@ def transpose(x, *axes):
 @op
 def _concat(*xs, axis):
     shapes = [x.shape for x in xs]
-    try:
-        y = np.concatenate(xs, axis)
-    except ValueError:
-        raise ValueError(f"concat: shapes {shapes} do not join along axis {axis}") from None
-    ends = np.cumsum([shape[axis] for shape in shapes])[:-1]
-    return y, lambda dy: tuple(np.split(dy, ends, axis))
+    a = axis % max(1, xs[0].ndim) if xs else 0
+    if not xs or not -xs[0].ndim <= axis < xs[0].ndim or len({(len(s), s[:a], s[a + 1 :]) for s in shapes}) > 1:
+        raise ValueError(f"concat: shapes {shapes} do not join along axis {axis}")
+    rows = int(np.prod(shapes[0][:a]))  # one for each entry of the axes before, and in it all that lies behind
+    tables = [x.reshape(rows, int(np.prod(x.shape[a:]))) for x in xs]
+    y = kernels.join(tables)
+
+    def backward(dy):
+        parts = kernels.split(dy.reshape(y.shape), [table.shape[1] for table in tables])
+        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes))
+
+    length = sum(s[a] for s in shapes)
+    return y.reshape(*shapes[0][:a], length, *shapes[0][a + 1 :]), backward
 
 
 def concat(xs, axis=-1):

@@ -51,11 +51,12 @@ norm_cases = pytest.mark.parametrize("case", NORMS.values(), ids=NORMS.keys())
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
-def conv_inputs(case, dtype, seed=0):
+def conv_inputs(case, dtype, seed=0, biases=None):
+    """x, w, b, dy of a case. biases: 1 for one that all images share, or None for one each."""
     N, H, W, Cin, kh, kw, Cout, s, pads = case
     rng = np.random.default_rng(seed)
     out = (H + sum(pads[0]) - kh) // s + 1, (W + sum(pads[1]) - kw) // s + 1
-    shapes = (N, H, W, Cin), (kh, kw, Cin, Cout), (N, *out, Cout)
+    shapes = (N, H, W, Cin), (kh, kw, Cin, Cout), (biases or N, Cout), (N, *out, Cout)
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
@@ -67,10 +68,11 @@ def norm_inputs(case, dtype, seed=0):
     return 1 + 2 * x, dy, scale, shift, groups
 
 
-def conv_kernels(module, x, w, dy, s, pads):
-    yield module.conv2d(x, w, s, pads)
+def conv_kernels(module, x, w, b, dy, s, pads):
+    yield module.conv2d(x, w, b, s, pads)
     yield module.conv2d_dx(dy, w, x.shape, s, pads)
     yield module.conv2d_dw(x, dy, w.shape, s, pads)
+    yield module.sum_pixels(dy)
 
 
 def norm_kernels(module, x, dy, scale, shift, groups, silu):
@@ -92,7 +94,7 @@ def assert_close(got, want, dtype):
 def test_the_formula_of_conv2d_is_scipys_correlation(s):
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 6, 7, 3)), rng.standard_normal((3, 3, 3, 4))
-    got = reference.conv2d(x, w, s, ((1, 1), (1, 1)))
+    got = reference.conv2d(x, w, np.zeros((1, 4)), s, ((1, 1), (1, 1)))
     for n, d in np.ndindex(2, 4):
         planes = [ndimage.correlate(x[n, :, :, c], w[:, :, c, d], mode="constant") for c in range(3)]
         np.testing.assert_allclose(got[n, :, :, d], sum(planes)[::s, ::s], atol=1e-12)
@@ -100,9 +102,11 @@ def test_the_formula_of_conv2d_is_scipys_correlation(s):
 
 @conv_cases
 def test_the_formulas_of_a_convolutions_gradients_are_the_adjoints_of_its_forward(case):
-    x, w, dy = conv_inputs(case, np.float64)
-    y, dx, dw = conv_kernels(reference, x, w, dy, *case[7:])
-    np.testing.assert_allclose([np.vdot(dx, x), np.vdot(dw, w)], np.vdot(dy, y), rtol=1e-9, atol=1e-9)
+    x, w, b, dy = conv_inputs(case, np.float64)
+    y, dx, dw, db = conv_kernels(reference, x, w, b, dy, *case[7:])
+    without_b = y - b[:, None, None]
+    np.testing.assert_allclose([np.vdot(dx, x), np.vdot(dw, w)], np.vdot(dy, without_b), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(np.vdot(db, b), np.vdot(dy, y - without_b), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("silu", (False, True))
@@ -127,7 +131,7 @@ def test_the_formula_of_group_norms_gradient_matches_finite_differences(silu):
 @dtypes
 @conv_cases
 def test_fast_convolution_and_its_gradients_equal_the_formulas(case, dtype):
-    arrays = conv_inputs(case, dtype)
+    arrays = conv_inputs(case, dtype, biases=1 if case[7] > 1 else None)
     wanted = conv_kernels(reference, *[a.astype(np.float64) for a in arrays], *case[7:])
     for got, want in zip(conv_kernels(fast, *arrays, *case[7:]), wanted, strict=True):
         assert_close(got, want, dtype)
@@ -140,6 +144,69 @@ def test_fast_group_norm_and_its_gradients_equal_the_formulas(case, dtype, silu)
     *arrays, groups = norm_inputs(case, dtype)
     wanted = norm_kernels(reference, *[a.astype(np.float64) for a in arrays], groups, silu)
     for got, want in zip(norm_kernels(fast, *arrays, groups, silu), wanted, strict=True):
+        assert_close(got, want, dtype)
+
+
+DENSE = {"few rows": (5, 7, 3), "rows for two threads": (700, 64, 48), "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}
+
+
+@pytest.mark.parametrize("silu", (False, True))
+@dtypes
+@pytest.mark.parametrize("size", DENSE.values(), ids=DENSE.keys())
+def test_fast_linear_and_its_gradients_equal_the_formulas(size, dtype, silu):
+    rows, n_in, n_out = size
+    rng = np.random.default_rng(0)
+    shapes = (rows, n_in), (n_in, n_out), n_out, (rows, n_out)
+    x, w, b, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    x8, w8, b8, dy8 = (a.astype(np.float64) for a in (x, w, b, dy))
+    assert_close(fast.linear(x, w, b, silu), reference.linear(x8, w8, b8, silu), dtype)
+    wanted = reference.linear_backward(dy8, x8, w8, silu)
+    for got, want in zip(fast.linear_backward(dy, x, w, silu), wanted, strict=True):
+        assert_close(got, want, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("size", ((3, 5, 7, 4, 6), (1, 49, 49, 32, 32), (0, 2, 3, 4, 5)))
+def test_fast_attention_and_its_gradients_equal_the_formulas(size, dtype):
+    N, L, M, D, E = size
+    rng = np.random.default_rng(0)
+    q, k, v, dy = (rng.standard_normal(s).astype(dtype) for s in ((N, L, D), (N, M, D), (N, M, E), (N, L, E)))
+    q8, k8, v8, dy8 = (a.astype(np.float64) for a in (q, k, v, dy))
+    (y, a), (y8, a8) = fast.attention(q, k, v), reference.attention(q8, k8, v8)
+    assert_close(y, y8, dtype)
+    assert_close(a, a8, dtype)
+    wanted = reference.attention_backward(dy8, q8, k8, v8, a8)
+    for got, want in zip(fast.attention_backward(dy, q, k, v, a), wanted, strict=True):
+        assert_close(got, want, dtype)
+
+
+def test_attention_to_scores_of_a_thousand_does_not_overflow():
+    q = np.full((1, 2, 4), 1000, np.float32)
+    y, a = fast.attention(q, q * np.float32([[[1], [-1]]]), np.float32([[[1], [2]]]))
+    np.testing.assert_array_equal(a, [[[1, 0], [1, 0]]])
+    np.testing.assert_array_equal(y, [[[1], [1]]])
+
+
+@pytest.mark.parametrize("rows, widths", ((4, (3, 5)), (1, (2, 1, 4)), (0, (3, 2)), (3, (2, 0))))
+def test_fast_join_and_split_equal_the_formulas(rows, widths):
+    xs = [np.random.default_rng(0).standard_normal((rows, width)) for width in widths]
+    np.testing.assert_array_equal(fast.join(xs), reference.join(xs))
+    for got, want, x in zip(fast.split(fast.join(xs), widths), reference.split(reference.join(xs), widths), xs, strict=True):
+        np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(got, x)
+
+
+@dtypes
+@pytest.mark.parametrize("size", (0, 1, 13, 70_000))
+def test_a_fast_step_of_adam_equals_the_formula(size, dtype):
+    rng = np.random.default_rng(0)
+    p, g, m, v = (rng.standard_normal(size).astype(dtype) for _ in range(4))
+    v = np.abs(v)
+    arrays = [a.astype(np.float64) for a in (p, g, m, v)]
+    settings = 0.9, 0.999, 0.01, 0.5, 1e-8
+    reference.adam(*arrays, *settings)
+    fast.adam(p, g, m, v, *settings)
+    for got, want in zip((p, m, v), (arrays[0], arrays[2], arrays[3]), strict=True):
         assert_close(got, want, dtype)
 
 
@@ -179,12 +246,23 @@ def test_winograds_matrices_turn_a_filter_of_three_taps_into_six_products():
     np.testing.assert_allclose(y, np.correlate(d, w), rtol=1e-13)
 
 
+@pytest.mark.parametrize("name, apply, n", (("A", winograd.apply_a, 4), ("B", winograd.apply_b, 6)))
+def test_winograds_shortcuts_equal_its_matrices(name, apply, n):
+    d, k = np.random.default_rng(0).standard_normal(n), winograd.constants(np.dtype(np.float64))
+    np.testing.assert_allclose(apply(*d, k), getattr(winograd, name) @ d, rtol=1e-14)
+
+
+def test_winograds_shortcut_out_equals_its_matrix():
+    m, k = np.random.default_rng(0).standard_normal(6), winograd.constants(np.dtype(np.float64))
+    np.testing.assert_allclose(winograd.apply_at(*m, k), winograd.A.T @ m, rtol=1e-14)
+
+
 @pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name.startswith("3x3") and "stride" not in name])
 def test_winograd_equals_the_formula_on_shapes_that_are_too_small_for_it_to_pay(name):
     case = CONVOLUTIONS[name]
-    x, w, dy = conv_inputs(case, np.float64)
-    want = list(conv_kernels(reference, x, w, dy, *case[7:]))
-    assert_close(winograd.conv2d(x, w, case[8]), want[0], np.float64)
+    x, w, b, dy = conv_inputs(case, np.float64)
+    want = list(conv_kernels(reference, x, w, b, dy, *case[7:]))
+    assert_close(winograd.conv2d(x, w, b, case[8]), want[0], np.float64)
     assert_close(winograd.conv2d_dw(x, dy, case[8]), want[2], np.float64)
 
 

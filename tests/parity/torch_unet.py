@@ -1,4 +1,4 @@
-"""The U-Net of scratchdiff/nn/unet.py once more, in plain PyTorch: what its numbers and its speed are compared with.
+"""The U-Net and the MLP of scratchdiff/nn once more, in plain PyTorch: what its numbers and its speed are compared with.
 
 Images are (N, C, H, W) and a convolution's weight is (out, in, kh, kw), as PyTorch likes them. Layers have the names
 that they have in scratchdiff, so `torch_name` and `torch_layout` carry weights and gradients across.
@@ -174,3 +174,31 @@ class TorchUNet(nn.Module):
             h = layer(h) if isinstance(layer, Upsample) else layer(torch.cat([h, skips.pop()], dim=1), temb)
         assert not skips
         return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class MLPBlock(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.dense1, self.temb_proj, self.dense2 = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, h, temb):
+        inner = self.dense1(F.silu(h)) + self.temb_proj(temb)
+        return h + self.dense2(F.silu(inner))
+
+
+class TorchMLP(nn.Module):
+    """The arguments of sd.MLP. xt: (N, dim), t: (N,) → (N, dim)."""
+
+    def __init__(self, dim=2, width=128, num_blocks=3):
+        super().__init__()
+        self.temb = TimestepMLP(width, width)
+        self.dense_in = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList([MLPBlock(width) for _ in range(num_blocks)])
+        self.dense_out = nn.Linear(width, dim)
+
+    def forward(self, xt, t):
+        temb = F.silu(self.temb(t))
+        h = self.dense_in(xt)
+        for block in self.blocks:
+            h = block(h, temb)
+        return self.dense_out(F.silu(h))

@@ -1,0 +1,60 @@
+"""Attention in Numba, an image and a head at a time: its scores stay in the cache from the first product to the last, and
+the images are shared out to the threads. The same as in `reference.py`, and optional to read.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from scratchdiff.kernels.exponential import exp
+from scratchdiff.kernels.memory import prepare
+
+
+def attention(q, k, v):
+    """See reference.attention."""
+    q, k, v = prepare(q, k, v)
+    y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
+    forward(q, k, v, y, a)
+    return y, a
+
+
+def attention_backward(dy, q, k, v, a):
+    """See reference.attention_backward."""
+    dy, q, k, v, a = prepare(dy, q, k, v, a)
+    dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+    backward(dy, q, k, v, a, dq, dk, dv)
+    return dq, dk, dv
+
+
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
+def forward(q, k, v, y, a):
+    """a = softmax(q kᵀ/√D), y = a v."""
+    scale = q.dtype.type(1 / np.sqrt(q.shape[2]))
+    for n in prange(len(q)):
+        np.dot(q[n], k[n].T, a[n])
+        for i in range(a.shape[1]):
+            row = a[n, i]
+            top, total = row.max(), q.dtype.type(0)
+            for j in range(len(row)):
+                row[j] = exp(scale * (row[j] - top))
+            for j in range(len(row)):
+                total += row[j]
+            for j in range(len(row)):
+                row[j] /= total
+        np.dot(a[n], v[n], y[n])
+
+
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
+def backward(dy, q, k, v, a, dq, dk, dv):
+    """dv = aᵀ dy, then through the softmax and the scores."""
+    scale = q.dtype.type(1 / np.sqrt(q.shape[2]))
+    for n in prange(len(q)):
+        np.dot(a[n].T, dy[n], dv[n])
+        ds = np.dot(dy[n], v[n].T)
+        for i in range(len(ds)):
+            row, weights, mean = ds[i], a[n, i], q.dtype.type(0)
+            for j in range(len(row)):
+                mean += weights[j] * row[j]
+            for j in range(len(row)):
+                row[j] = scale * weights[j] * (row[j] - mean)
+        np.dot(ds, k[n], dq[n])
+        np.dot(ds.T, q[n], dk[n])

@@ -1,0 +1,278 @@
+"""How fast are we, beside PyTorch on the same cores?   python tests/benchmarks/vs_torch.py   (about six minutes)
+
+Needs PyTorch, which scratchdiff itself does not: `pip install torch==2.13.0`. Each framework lives in a process of its
+own and they take turns, one measurement each, so that a slow moment of the machine falls on both. PyTorch runs eagerly,
+in both of its memory formats, and the better one counts. Every figure is the median, with its quartiles.
+
+The networks are the same, number for number: `tests/parity` holds them equal in output and gradient.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+MLP = dict(dim=2, width=128, num_blocks=3)
+PEERS = ("scratchdiff", "torch", "torch channels_last")
+TASKS = {  # what is measured: its name, (task, batch), how often in a turn, and the ratio that was asked for
+    "one training step of the yardstick, batch 128": ("unet_step", 128, 1, 0.75),
+    "one forward pass off the tape, batch 64": ("unet_forward", 64, 2, 0.75),
+    "the same, batch 1": ("unet_forward", 1, 40, 1.0),
+    "one training step of the toy MLP, batch 32": ("mlp_step", 32, 100, 0.35),
+    "the same, batch 512": ("mlp_step", 512, 50, 0.35),
+}
+MEMORY = "peak memory of the training run, batch 128"
+# 3×3 convolutions of the yardstick at stride 1, as (image size, channels in, channels out)
+CONVOLUTIONS = [(28, 1, 32), (28, 32, 32), (28, 64, 32), (28, 96, 32), (28, 64, 64), (28, 32, 1), (14, 32, 64), (14, 64, 64),
+                (14, 128, 64), (14, 192, 64), (14, 96, 64), (14, 128, 128), (7, 64, 128), (7, 128, 128), (7, 256, 128),
+                (7, 192, 128)]  # fmt: skip
+
+
+# %% What each framework is asked to do: a function that prepares, and returns what is timed
+
+
+def scratchdiff_task(task: str, batch: int):
+    """The task in scratchdiff, ready to be called."""
+    import scratchdiff as sd
+    from scratchdiff.recipes import YARDSTICK
+
+    rng = np.random.default_rng(0)
+    if task == "conv":
+        return scratchdiff_conv(*batch)
+    net = sd.MLP(**MLP, rng=rng) if task.startswith("mlp") else sd.UNet(**YARDSTICK, rng=rng)
+    shape = (batch, 2) if task.startswith("mlp") else (batch, 28, 28, 1)
+    x0 = rng.standard_normal(shape, np.float32)
+    t = rng.integers(1, 1001, batch)
+    diffusion = sd.GaussianDiffusion(sd.linear_schedule())
+    adam = sd.Adam(net.parameters(), lr=1e-4)
+
+    def step():
+        adam.zero_grad()
+        with sd.Tape() as tape:
+            loss = diffusion.loss(net, x0, rng)
+        tape.backward(loss)
+        adam.step()
+
+    return step if task.endswith("step") else lambda: net(x0, t)
+
+
+def scratchdiff_conv(size: int, c_in: int, c_out: int, batch=128):
+    """Forward, dx and dw of one convolution."""
+    from scratchdiff import kernels
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, size, size, c_in), np.float32)
+    w, b = rng.standard_normal((3, 3, c_in, c_out), np.float32), np.zeros((1, c_out), np.float32)
+    dy = rng.standard_normal((batch, size, size, c_out), np.float32)
+    pads = (1, 1), (1, 1)
+
+    def run():
+        kernels.conv2d(x, w, b, 1, pads)
+        kernels.conv2d_dx(dy, w, x.shape, 1, pads)
+        kernels.conv2d_dw(x, dy, w.shape, 1, pads)
+
+    return run
+
+
+def torch_task(task: str, batch: int, memory_format: str):
+    """The task in PyTorch, ready to be called. Its Adam is the fused one, the quickest it has."""
+    import torch
+    from torch.nn import functional as F
+
+    sys.path.insert(0, str(HERE.parent / "parity"))
+    from torch_unet import TorchMLP, TorchUNet
+
+    from scratchdiff.recipes import YARDSTICK
+
+    torch.manual_seed(0)
+    torch.set_num_threads(threads())
+    form = dict(memory_format=getattr(torch, memory_format))
+    if task == "conv":
+        return torch_conv(*batch, form)
+    is_mlp = task.startswith("mlp")
+    net = TorchMLP(**MLP) if is_mlp else TorchUNet(**YARDSTICK).to(**form)
+    x0 = torch.randn(batch, 2) if is_mlp else torch.randn(batch, 1, 28, 28).contiguous(**form)
+    t = torch.randint(1, 1001, (batch,))
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    scale, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+    adam = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
+
+    def step():
+        adam.zero_grad(set_to_none=True)
+        t = torch.randint(1, 1001, (batch,))
+        eps = torch.randn_like(x0)
+        over = (-1,) + (1,) * (x0.ndim - 1)
+        xt = scale[t - 1].reshape(over) * x0 + noise[t - 1].reshape(over) * eps
+        F.mse_loss(net(xt, t), eps).backward()
+        adam.step()
+
+    def forward():
+        with torch.inference_mode():
+            net(x0, t)
+
+    return step if task.endswith("step") else forward
+
+
+def torch_conv(size: int, c_in: int, c_out: int, form, batch=128):
+    """Forward, dx and dw of one convolution."""
+    import torch
+
+    x = torch.randn(batch, c_in, size, size).contiguous(**form)
+    w = torch.randn(c_out, c_in, 3, 3).contiguous(**form)
+    dy = torch.randn(batch, c_out, size, size).contiguous(**form)
+
+    def run():
+        torch.conv2d(x, w, padding=1)
+        torch.ops.aten.convolution_backward(dy, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
+
+    return run
+
+
+def sgemm(n: int):
+    """The product of two n × n matrices, with as many threads as everything else has."""
+    a, b = np.random.default_rng(0).standard_normal((2, n, n), np.float32)
+    return lambda: a @ b
+
+
+def threads() -> int:
+    """How many threads everything gets: NUMBA_NUM_THREADS, or one a core."""
+    return int(os.environ.get("NUMBA_NUM_THREADS", len(os.sched_getaffinity(0))))
+
+
+# %% A process for each peer, which waits until it is asked
+
+
+def serve(peer: str) -> None:
+    """Read a request a line from standard input, ["time", task, batch, calls] or ["memory"]; answer in a line."""
+    prepared = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request[0] == "memory":
+            answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        else:
+            _, task, batch, calls = request
+            key = task, str(batch)
+            if key not in prepared:
+                name, _, form = peer.partition(" ")
+                make = dict(scratchdiff=scratchdiff_task, sgemm=lambda task, n: sgemm(n)).get(name)
+                prepared[key] = make(task, batch) if make else torch_task(task, batch, form or "contiguous_format")
+                prepared[key]()
+                prepared[key]()
+            began = time.perf_counter()
+            for _ in range(calls):
+                prepared[key]()
+            answer = (time.perf_counter() - began) / calls
+        print(json.dumps(answer), flush=True)
+
+
+class Peer:
+    """The other end of `serve`."""
+
+    def __init__(self, name: str):
+        env = os.environ | dict(NUMBA_NUM_THREADS=str(threads()), OPENBLAS_NUM_THREADS=str(threads()))
+        self.process = subprocess.Popen([sys.executable, __file__, "--serve", name], env=env, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+
+    def ask(self, *request) -> float:
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def in_turn(peers: dict[str, Peer], request: tuple, turns: int) -> dict[str, list[float]]:
+    """Seconds of each peer, measured one after the other, `turns` times over."""
+    seconds = {name: [] for name in peers}
+    for turn in range(turns):
+        for name, peer in peers.items():
+            seconds[name].append(peer.ask("time", *request))
+    return seconds
+
+
+# %% The tables
+
+
+def spread(seconds: list[float]) -> str:
+    """ "12.3 ms (12.1–12.9)": the median and the quartiles."""
+    low, middle, high = (1e3 * q for q in statistics.quantiles(seconds, n=4, method="inclusive"))
+    digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
+    return f"{middle:.{digits}f} ms ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def best_torch(figures: dict) -> str:
+    """Which memory format of PyTorch had the smaller figure."""
+    return min((name for name in figures if name != "scratchdiff"), key=lambda name: np.median(figures[name]))
+
+
+def report_tasks(turns: int) -> None:
+    """The ratios: ours to the better of PyTorch's memory formats."""
+    rows = []
+    for label, (task, batch, calls, wanted) in TASKS.items():
+        names = PEERS if task.startswith("unet") else PEERS[:2]
+        peers = {name: Peer(name) for name in names}
+        seconds = in_turn(peers, (task, batch, calls), turns)
+        if task == "unet_step":  # each process has done nothing but train until now
+            memory = {name: [peer.ask("memory")] for name, peer in peers.items()}
+        for peer in peers.values():
+            peer.close()
+        best = best_torch(seconds)
+        ratio = np.median(seconds["scratchdiff"]) / np.median(seconds[best])
+        rows.append((label, spread(seconds["scratchdiff"]), spread(seconds[best]), ratio, wanted))
+        print(f"  {label}: " + "; ".join(f"{name} {spread(s)}" for name, s in seconds.items()), flush=True)
+    best = best_torch(memory)
+    ours, theirs = memory["scratchdiff"][0], memory[best][0]
+    rows.append((MEMORY, f"{ours / 1e9:.2f} GB", f"{theirs / 1e9:.2f} GB", ours / theirs, 1.0))
+
+    print("\n| | scratchdiff | PyTorch | ratio | asked for |\n|---|---|---|---|---|")
+    for label, ours, theirs, ratio, wanted in rows:
+        print(f"| {label} | {ours} | {theirs} | {ratio:.2f} | {wanted:.2f} |")
+
+
+def report_convolutions(turns: int) -> None:
+    """Each convolution of the yardstick, forward + dx + dw, as a share of what sgemm reaches on this machine."""
+    peers = {name: Peer(name) for name in (*PEERS, "sgemm")}
+    peak = 2 * 3072**3 / min(in_turn({"sgemm": peers.pop("sgemm")}, ("sgemm", 3072, 1), 3 * turns)["sgemm"])
+    print(f"\nsgemm 3072³: {peak / 1e9:.0f} GFLOP/s\n")
+    print("| image | channels | scratchdiff | PyTorch | ratio | GFLOP/s | share of sgemm |\n|---|---|---|---|---|---|---|")
+    for size, c_in, c_out in CONVOLUTIONS:
+        seconds = in_turn(peers, ("conv", (size, c_in, c_out), 3), turns)
+        best = best_torch(seconds)
+        ours, theirs = np.median(seconds["scratchdiff"]), np.median(seconds[best])
+        flops = 3 * 2 * 9 * 128 * size**2 * c_in * c_out / ours
+        print(f"| {size}² | {c_in} → {c_out} | {1e3 * ours:.1f} ms | {1e3 * theirs:.1f} ms | {ours / theirs:.2f} "
+              f"| {flops / 1e9:.0f} | {flops / peak:.0%} |", flush=True)  # fmt: skip
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--only", choices=("tasks", "convolutions"), help="one of the two tables")
+    parser.add_argument("--serve", metavar="PEER", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.serve:
+        return serve(args.serve)
+    if not find_spec("torch"):
+        raise SystemExit("vs_torch.py compares with PyTorch, which is not installed here: pip install torch==2.13.0")
+    import torch
+
+    print(f"PyTorch {torch.__version__}, NumPy {np.__version__}, {threads()} threads, {args.turns} turns\n")
+    if args.only != "convolutions":
+        report_tasks(args.turns)
+    if args.only != "tasks":
+        report_convolutions(args.turns)
+
+
+if __name__ == "__main__":
+    main()
