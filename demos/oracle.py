@@ -97,7 +97,7 @@ def main(run_folder=None, data=None, seconds=30.0, seed=0, out="runs/oracle", di
     curves = {f"{who}, {name}": (times, [loss_at(diffusion, f, x, int(t), np.random.default_rng(int(t))) for t in times])
               for name, x in sets.items() for who, f in (("network", net), ("perfect memory", oracle))}  # fmt: skip
     save_curves(out / "digits.png", [dict(curves=curves, xlabel="t", ylabel="mean squared error of v", xscale="linear",
-                                          title="Digits: a network, and a perfect memory of its training set")])  # fmt: skip
+                                          ylim=(1e-4, 100), title="Digits: a network, and a perfect memory")])  # fmt: skip
     for name, (_, losses) in curves.items():
         print(f"{name}: mean loss over t {np.mean(losses):.4f}")
     return distances, over

@@ -132,7 +132,8 @@ def main(run_folder=None, samples=300, guidance=0.0, seed=0, out="runs/samplers"
     frechet["exact draws (training digits)"] = (ends, [digits.frechet] * 2)
     sure["exact draws (training digits)"] = (ends, [digits.confident] * 2)
     axis = "network evaluations"
-    save_curves(out / "digits.png", [dict(curves=frechet, xlabel=axis, ylabel="Fréchet distance", title="Low is good"),
+    save_curves(out / "digits.png", [dict(curves=frechet, xlabel=axis, ylabel="Fréchet distance", ylim=(0.1, 3),
+                                          title="Low is good"),
                                      dict(curves=sure, xlabel=axis, ylabel="share of confident", yscale="linear",
                                           title="Share of which the classifier is sure")],
                 f"Digits, guidance {guidance:g}")  # fmt: skip

@@ -214,7 +214,7 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
 def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -> None:
     """Write one panel for each run: the way of each point, runs[label] (moments, n, 2), over the data's points (m, 2), pale.
 
-    A way goes from its first moment (small dot) to its last (large dot); the first four are drawn boldly, so that they can
+    A way goes from its first moment (small dot) to its last (large dot); the first two are drawn boldly, so that they can
     be followed. Four panels a row.
     Raises ValueError if there is no run."""
     if not runs:
@@ -225,8 +225,8 @@ def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -
     for k, (label, moments) in enumerate(runs.items()):
         ax = fig.add_subplot(rows, columns, k + 1)
         ax.scatter(*points.T, s=2, color=PALE, linewidths=0)
-        ax.plot(*moments[:, 4:].transpose(2, 0, 1), color=INK, linewidth=0.6, alpha=0.2)
-        ax.plot(*moments[:, :4].transpose(2, 0, 1), color=INK, linewidth=1.3)
+        ax.plot(*moments[:, 2:].transpose(2, 0, 1), color=INK, linewidth=0.6, alpha=0.2)
+        ax.plot(*moments[:, :2].transpose(2, 0, 1), color=INK, linewidth=1.3)
         ax.scatter(*moments[0].T, s=4, color=INK, linewidths=0)
         ax.scatter(*moments[-1].T, s=12, color=WARM, linewidths=0, zorder=3)
         axes_of_plane(ax, limit, label)

@@ -65,3 +65,18 @@ def test_nothing_to_draw_is_refused_and_nothing_written(call, tmp_path):
     with pytest.raises(ValueError):
         call(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_paths_and_curves_fill_their_panels_and_refuse_to_draw_nothing(tmp_path, rng):
+    plots.save_paths(tmp_path / "paths.png", {name: rng.standard_normal((4, 6, 2)) for name in "abcde"}, np.zeros((3, 2)))
+    one = dict(
+        curves={"learned": ([1, 10], [1, 0.1]), "floor": ([1, 10], [0.1, 0.01])}, xlabel="t", ylabel="loss", title="x"
+    )
+    plots.save_curves(tmp_path / "curves.png", [one, one | dict(xscale="linear")], "both")
+    for name, size in (("paths.png", (1508, 858)), ("curves.png", (1612, 572))):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == size and len(picture.convert("L").getcolors()) > 20
+    with pytest.raises(ValueError, match="save_paths: no runs"):
+        plots.save_paths(tmp_path / "none.png", {}, np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="save_curves: no panels"):
+        plots.save_curves(tmp_path / "none.png", [])

@@ -160,7 +160,7 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS = {
-    "ddpm": Sampler(ddpm_steps, "ancestral: fresh noise at each step; the best there is at hundreds of steps"),
+    "ddpm": Sampler(ddpm_steps, "ancestral: fresh noise at each step; the best on digits, from 10 steps on"),
     "ddim": Sampler(ddim_steps, "10 to 50 steps; deterministic for --eta 0, which is Euler's method; ancestral for --eta 1"),
     "pc": Sampler(pc_steps, "predictor and corrector: after each ancestral step one of Langevin; 2 evaluations a step"),
     "heun": Sampler(heun_steps, "second order, deterministic; 2 evaluations a step; for 20 steps and more"),

@@ -17,7 +17,8 @@ def mixture(predict="eps", schedule=LINEAR):
 
 
 @pytest.mark.parametrize("predict", ["eps", "x0", "v"])
-@pytest.mark.parametrize("schedule", [LINEAR, sd.cosine_schedule()], ids=["linear", "cosine"])
+@pytest.mark.parametrize("schedule", [LINEAR, sd.cosine_schedule(), sd.linear_schedule(50, 0.05, 0.4)],
+                         ids=["linear", "cosine", "coarse, σ_1 = 0.23"])  # fmt: skip
 def test_the_odes_log_density_of_a_mixture_is_within_a_thousandth_of_a_nat_of_the_truth(schedule, predict, rng):
     o = mixture(predict, schedule)
     x = np.concatenate([o.sample(30, rng), rng.uniform(-2, 2, (10, 2))])

@@ -54,15 +54,11 @@ def test_every_sampler_draws_the_oracles_distribution(name, schedule):
 def test_in_the_plane_the_samples_are_as_near_to_exact_draws_as_exact_draws_are(name, rng):
     covs = np.array([[[0.1, 0.08], [0.08, 0.1]], [[0.2, 0.0], [0.0, 0.02]], [[0.05, 0.0], [0.0, 0.3]]])
     o = sd.Oracle(sd.GaussianDiffusion(LINEAR), [[1.0, 0.5], [-0.8, -1.0], [0.0, 0.4]], covs)
-    n = 3000
-    x, exact, other = draw(name, o, n, steps=ENOUGH[name]), *(o.sample(n, rng) for _ in range(2))
-
-    def sliced(a, b):  # the mean Wasserstein distance of the projections on 24 directions
-        angles = np.pi * np.arange(24) / 24
-        return np.mean([stats.wasserstein_distance(a @ u, b @ u) for u in np.array([np.cos(angles), np.sin(angles)]).T])
-
-    # two sets of exact draws lie about 0.02 apart; over seeds that distance never doubled
-    assert sliced(x, exact) < 2 * sliced(exact, other)
+    x, exact = draw(name, o, 3000, steps=ENOUGH[name]), o.sample(3000, rng)
+    angles = np.pi * np.arange(24) / 24
+    directions = np.array([np.cos(angles), np.sin(angles)]).T
+    # the Wasserstein distance of the projections on 24 directions: twelve pairs of exact sets lay 0.014 to 0.052 apart
+    assert np.mean([stats.wasserstein_distance(x @ u, exact @ u) for u in directions]) < 0.06
 
 
 @pytest.mark.parametrize("predict", ["x0", "v"])
