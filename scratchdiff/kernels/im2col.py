@@ -12,8 +12,6 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.memory import prepare
-
 QUICK_PRODUCT = 10**6  # OpenBLAS does products of up to a million multiplications without rearranging the matrices first
 MOST_ROWS, FEW_ROWS = 512, 48  # output pixels laid out at a time: at most, and rather some taps less than fewer than this
 
@@ -33,29 +31,6 @@ def conv2d_dw(x, dy, w_shape, s, pads):
     parts = np.zeros((numba.get_num_threads(), *w_shape), x.dtype)
     backward_w(x, dy, parts, s, pads[0][0], pads[1][0])
     return parts.sum(0)
-
-
-def sum_pixels(dy):
-    """See reference.sum_pixels."""
-    (dy,) = prepare(dy)
-    N, H, W, C = dy.shape
-    db = np.empty((N, C), dy.dtype)
-    add_up(dy.reshape(N, H * W, C), db)
-    return db
-
-
-@njit(cache=True, parallel=True)
-def add_up(dy, db):
-    """db[n] = Σ_l dy[n, l], in float64."""
-    N, L, C = dy.shape
-    for n in prange(N):
-        total = np.zeros(C)
-        for i in range(L):
-            pixel = dy[n, i]
-            for c in range(C):
-                total[c] += pixel[c]
-        for c in range(C):
-            db[n, c] = total[c]
 
 
 @njit(cache=True, parallel=True)

@@ -92,7 +92,7 @@ def conv2d(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    U = both_sides(G.astype(x.dtype), w).reshape(6, 6, C, -1)
+    U = both_sides(G.astype(x.dtype), w)
     forward(x, U, b, y, top, left, constants(x.dtype), *share_out(y, C))
     return y
 
@@ -102,32 +102,14 @@ def conv2d_dw(x, dy, pads):
     C, Co = x.shape[3], dy.shape[3]
     dU = np.zeros((numba.get_num_threads(), 6, 6, C, Co), x.dtype)
     backward_w(x, dy, dU, pads[0][0], pads[1][0], constants(x.dtype), *share_out(dy, C))
-    return both_sides(G.T.astype(x.dtype, order="C"), dU.sum(0)).reshape(3, 3, C, Co)
+    return both_sides(G.T.astype(x.dtype), dU.sum(0))
 
 
-@njit(cache=True, parallel=True)
 def both_sides(m, a):
     """m a mᵀ in the first two axes of a (k, k, Cin, Cout)."""
     n, k = m.shape
-    a = a.reshape(k, k, -1)
-    out = np.zeros((n, n, a.shape[2]), a.dtype)
-    for i in prange(n):
-        rows = np.zeros((k, a.shape[2]), a.dtype)
-        for v in range(k):
-            for u in range(k):
-                add_multiple(rows[v], m[i, u], a[u, v])
-        for j in range(n):
-            for v in range(k):
-                add_multiple(out[i, j], m[j, v], rows[v])
-    return out
-
-
-@njit(cache=True, fastmath={"contract"})
-def add_multiple(total, factor, more):
-    """total += factor · more."""
-    if factor != 0:
-        for e in range(len(total)):
-            total[e] += factor * more[e]
+    rows = (m @ a.reshape(k, -1)).reshape(n, k, -1)
+    return (m @ rows).reshape(n, n, *a.shape[2:])
 
 
 def share_out(y, C):
