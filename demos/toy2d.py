@@ -4,7 +4,8 @@
 
 Takes under a minute on two cores. --data: swiss_roll, s_curve, moons, circles, spirals, checkerboard, pinwheel,
 gaussians or text:ABC. Expect a loss that falls from 1 and levels off well above 0 (nobody can tell all noise from data),
-and samples that lie along the data. Writes to --out: samples.npy (2000, 2), forward.png, field.png, reverse.gif, loss.png.
+and samples that lie along the data. Writes to --out: samples.npy (2000, 2), forward.png, field.png, reverse.gif, loss.png,
+floor.png.
 """
 
 # %%
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import scratchdiff as sd
-from scratchdiff.plots import cloud_frame, save_clouds, save_field, save_gif, save_loss
+from scratchdiff.diffusion import loss_at
+from scratchdiff.plots import cloud_frame, save_clouds, save_curves, save_field, save_gif, save_loss
 from scratchdiff.progress import watch_sampling, watch_training
 from scratchdiff.recipes import TOY, build
 from scratchdiff.train import train
@@ -49,6 +51,18 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
             return -model(x, np.full(len(x), t)).data / diffusion.sqrt_noise[t]
 
         save_field(out / "field.png", score, noisy[1:4], times[1:4], "The learned score, over the data at that noise")
+
+        # %% Is the loss low? Not even a perfect denoiser has none, for many x_0 and ε lead to one x_t. The best that can be
+        # done is known exactly for a finite data set (`oracle.py`), and 5000 of our points will do for all. Where the
+        # learned loss lies on that floor, longer training will not help; where it lies above, the network fails. (Below
+        # t = 10 the floor of a set that fills an area is too low: so little noise does not hide which point it was.)
+        oracle = sd.Oracle(diffusion, points[:5000])
+        steps = np.unique(np.geomspace(1, 1000, 13).round().astype(int))
+        floor = [oracle.floor(int(t), 400, rng) for t in steps]
+        learned = [loss_at(diffusion, model, points[:20_000], int(t), rng) for t in steps]
+        curves = {"learned": (steps, learned), "floor: a perfect denoiser": (steps, floor)}
+        save_curves(out / "floor.png", [dict(curves=curves, xlabel="t", ylabel="mean squared error of eps",
+                                             title="The loss at each t, and the least it can be")])  # fmt: skip
 
         # %% Reverse (DDIM): start from N(0, I) and follow it, a little less noise at each of 100 steps.
         sampler = sd.ddim_steps(diffusion, model, (n, 2), rng, steps=100, clip=TOY["clip"])

@@ -8,7 +8,7 @@ The files are chapters, and each imports only from the ones before it:
     ops/            every op: forward and hand-derived backward side by side
     nn/             layers, the MLP and the U-Net: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates
-    diffusion/      the noise schedule, the process and its losses, the samplers
+    diffusion/      the noise schedule, the process, its losses and its bound, the samplers
     data/           points in the plane, MNIST
     recipes.py      settings that were measured
     train.py        the loop
@@ -24,15 +24,32 @@ from importlib import import_module
 from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
 from scratchdiff.diffusion import (
+    SAMPLERS,
+    Bound,
     GaussianDiffusion,
+    ImportanceTimes,
+    Oracle,
     Schedule,
+    constant_schedule,
     cosine_schedule,
     ddim_steps,
     ddpm_steps,
+    dpm_steps,
     guided,
+    heun_steps,
+    jsd_schedule,
     linear_schedule,
+    min_snr_weights,
+    ode_log_prob,
+    ode_steps,
+    pc_steps,
+    quadratic_schedule,
     sample_ddim,
     sample_ddpm,
+    sigmoid_alpha_bar_schedule,
+    sigmoid_beta_schedule,
+    vlb_loss,
+    zero_terminal_snr,
 )
 from scratchdiff.gradcheck import gradcheck
 from scratchdiff.nn import MLP, UNet
@@ -40,9 +57,11 @@ from scratchdiff.optim import EMA, Adam
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "EMA", "GaussianDiffusion", "MLP", "Schedule", "Tape", "Tensor", "UNet", "cosine_schedule", "data",
-           "ddim_steps", "ddpm_steps", "diffusion", "gradcheck", "guided", "linear_schedule", "nn", "op", "ops",
-           "sample_ddim", "sample_ddpm"]  # fmt: skip
+__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "SAMPLERS", "Schedule", "Tape",
+           "Tensor", "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion",
+           "dpm_steps", "gradcheck", "guided", "heun_steps", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn",
+           "ode_log_prob", "ode_steps", "op", "ops", "pc_steps", "quadratic_schedule", "sample_ddim", "sample_ddpm",
+           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 def __getattr__(name):

@@ -7,6 +7,7 @@ import argparse
 import re
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ import numpy as np
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
 from scratchdiff.data import mnist, toy
-from scratchdiff.diffusion import ddim_steps, ddpm_steps, guided
+from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, guided, ode_log_prob
+from scratchdiff.diffusion.gaussian import VARIANCES
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
-from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, for_images
+from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, for_images, with_variance
 from scratchdiff.train import train
 
 CHECKPOINT = "model.npz"
@@ -53,23 +55,36 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--save-every", type=positive_int, default=500, metavar="N", help="steps (%(default)s)")
     c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files, in place of the embedded digits")
     c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--variance", choices=VARIANCES, default="fixed_small", help="of p(x_{t-1} | x_t): one of two fixed "
+                   "ones, or learned with L_hybrid, which costs fewer bits (%(default)s)")  # fmt: skip
     c.add_argument("--resume", action="store_true", help="go on from the run's checkpoint, as if it had never stopped")
     c.set_defaults(command=run_train)
 
-    c = commands.add_parser("sample", help="draw samples from a run")
+    samplers = "samplers:\n" + "\n".join(f"  {name:<12}{sampler.what}" for name, sampler in SAMPLERS.items())
+    table = dict(formatter_class=argparse.RawDescriptionHelpFormatter, epilog=samplers)
+    c = commands.add_parser("sample", help="draw samples from a run", **table)
     c.add_argument("run", metavar="RUN", help="folder with a model.npz")
     c.add_argument("-n", type=positive_int, default=64, help="how many (%(default)s)")
-    c.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim",
-                   help="ddim: few steps, deterministic for eta 0; ddpm: all T steps (%(default)s)")  # fmt: skip
-    c.add_argument("--steps", type=positive_int, default=50, help="of ddim (%(default)s)")
-    c.add_argument("--eta", type=float, help="of ddim: from 0, no noise, to 1 (default: the recipe's)")
+    add_sampler(c)
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_sample)
 
-    c = commands.add_parser("evaluate", help="judge a run's digits: Fréchet distance, confidence, balance, nearest digit")
-    c.add_argument("run", metavar="RUN", help="folder with a model.npz of 28 × 28 grey images, or an .npy file of such")
-    c.add_argument("-n", type=positive_int, default=1000, help="samples to draw (%(default)s)")
-    c.add_argument("--steps", type=positive_int, default=50, help="of ddim (%(default)s)")
+    c = commands.add_parser("evaluate", help="judge a run: its samples, if they are digits, and the bits that data costs it",
+                            description="Draw digits, judge them (Fréchet distance, confidence, balance, nearest digit);\n"
+                            "then print the variational bound on -log p(x) in bits/dim, and draw it by t in bound.png.\n"
+                            "Points are of their toy set, drawn anew; an .npy run is judged on its own images.",
+                            **table)  # fmt: skip
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz, or an .npy file of 28 × 28 grey images to judge")
+    c.add_argument("-n", type=count, default=1000, help="samples to draw, or 0 (%(default)s)")
+    add_sampler(c)
+    c.add_argument("--bound", type=count, default=500, metavar="N", help="examples to take the bound of, or 0 (%(default)s)")
+    c.add_argument("--draws", type=positive_int, default=20, metavar="K", help="timesteps for each example; T is exact but "
+                   "for the noise (%(default)s)")  # fmt: skip
+    c.add_argument("--ode", type=count, default=0, metavar="N", help="examples to take the exact likelihood of, by the "
+                   "probability-flow ODE: no bound, but slow (%(default)s)")  # fmt: skip
+    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test digits, and "
+                   "without, of the embedded training digits")  # fmt: skip
+    c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_evaluate)
 
@@ -80,11 +95,24 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def add_sampler(c: argparse.ArgumentParser) -> None:
+    """The options that say how to draw samples: `draw`'s."""
+    c.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="see below (%(default)s)")
+    c.add_argument("--steps", type=positive_int, help="of the sampler (default: 50; for ddpm all T)")
+    c.add_argument("--eta", type=float, help="of ddim: from 0, no noise, to 1 (default: the recipe's)")
+    c.add_argument("--guidance", type=float, help="of a run with classes: 0 is none (default: the recipe's)")
+
+
 def positive_int(text: str) -> int:
     """An argparse type. Raises ValueError for what is not a positive integer."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
     return int(text)
+
+
+def count(text: str) -> int:
+    """An argparse type. Raises ValueError for what is neither 0 nor a positive integer."""
+    return 0 if int(text) == 0 else positive_int(text)
 
 
 def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -127,6 +155,7 @@ def run_train(args) -> None:
         raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
     rng = np.random.default_rng(args.seed)
     data, labels, recipe = load_data(args.data, args.data_dir, rng)
+    recipe = with_variance(recipe, args.variance)
     model, diffusion = build(recipe, rng)
     settings = recipe | dict(data=args.data, steps=args.steps, seed=args.seed)
     adam, ema, start = Adam(model.parameters()), EMA(model.parameters(), recipe["ema"]), 0
@@ -141,7 +170,8 @@ def run_train(args) -> None:
     print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; run in {out}")
     losses = []
     steps = train(model, diffusion, data, adam, ema, rng, steps=args.steps, start=start,
-                  batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels)  # fmt: skip
+                  batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels,
+                  loss=partial(diffusion.loss, images=recipe["clip"]))  # fmt: skip
     for step in watch_training(steps):
         losses.append(step.loss)
         if step.step % args.save_every == 0 or step.step == args.steps:
@@ -159,23 +189,28 @@ def load_run(run) -> tuple:
     return model, diffusion, meta["settings"]
 
 
-def draw(run, n, rng, steps=50, eta=None, sampler="ddim") -> np.ndarray:
-    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar; each class in turn where it has them."""
+def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np.ndarray:
+    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar; each class in turn where it has them.
+
+    None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for an eta without ddim."""
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
     args = settings["network_args"]
     one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
-    eta = settings["eta"] if eta is None else eta
+    steps = steps or (diffusion.schedule.T if sampler == "ddpm" else 50)
+    guidance = settings.get("guidance") if guidance is None else guidance
+    extra = {}
+    if sampler == "ddim":
+        extra["eta"] = settings["eta"] if eta is None else eta
+    elif eta is not None:
+        raise ValueError(f"draw: eta belongs to ddim, not to {sampler}")
     parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
         if args.get("num_classes"):
-            of_classes = guided(model, np.arange(first, first + shape[0]) % args["num_classes"], settings["guidance"])
-        if sampler == "ddpm":
-            steps, each = diffusion.schedule.T, ddpm_steps(diffusion, of_classes, shape, rng, clip=settings["clip"])
-        else:
-            each = ddim_steps(diffusion, of_classes, shape, rng, steps, eta, clip=settings["clip"])
+            of_classes = guided(model, np.arange(first, first + shape[0]) % args["num_classes"], guidance)
+        each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, steps=steps, clip=settings["clip"], **extra)
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
     return np.concatenate(parts).astype(np.float32)
 
@@ -184,7 +219,7 @@ def run_sample(args) -> None:
     """Write samples.npy and samples.png into the run's folder."""
     from scratchdiff.plots import save_clouds, save_images
 
-    x = draw(args.run, args.n, np.random.default_rng(args.seed), args.steps, args.eta, args.sampler)
+    x = draw(args.run, args.n, np.random.default_rng(args.seed), args.sampler, args.steps, args.eta, args.guidance)
     out = Path(args.run)
     if x.ndim == 2:
         save_clouds(out / "samples.png", [x], [f"{len(x)} samples"])
@@ -196,18 +231,90 @@ def run_sample(args) -> None:
 
 
 def run_evaluate(args) -> None:
-    """Print what `metrics.judge` says of a run, or of a file of images. Raises ValueError for what are no digits."""
+    """Print what `metrics.judge` says of a run's digits or of a file of images, and the bound of a run."""
     from scratchdiff.metrics import judge
 
     if args.run.endswith(".npy"):
         x = load_images(args.run)
+        print(f"{len(x)} samples: {judge(x)}")
+        return
+    _, _, settings = load_run(args.run)
+    if args.n and [settings["network_args"].get(key) for key in ("image_size", "in_channels")] == [28, 1]:
+        rng = np.random.default_rng(args.seed)
+        x = np.clip(draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance), -1, 1)
+        print(f"{len(x)} samples: {judge(x)}")
+    if args.bound:
+        print_bound(args)
+    if args.ode:
+        print_likelihood(args)
+
+
+def print_bound(args) -> None:
+    """Print the variational bound of a run in bits/dim, term by term, and draw it by t into the run's folder."""
+    from scratchdiff.plots import save_bound
+    from scratchdiff.progress import watch_batches
+
+    model, diffusion, settings = load_run(args.run)
+    rng = np.random.default_rng(args.seed)
+    x0, labels, name = examples(settings["data"], args.bound, args.data_dir, rng)
+    classes = settings["network_args"].get("num_classes")
+    told = bool(classes) and labels is not None and not args.hide_labels
+    parts = []
+    for i in watch_batches(range(0, len(x0), 100), f"bound of {len(x0)} examples"):
+        batch = slice(i, i + 100)
+        of_batch = labels[batch] if told else None
+        parts.append(
+            diffusion.bound(model, x0[batch], rng, of_batch, settings["clip"], min(args.draws, diffusion.schedule.T))
+        )
+    bound = Bound(np.concatenate([part.terms for part in parts]), parts[0].dims)
+
+    each = bound.nats / (bound.dims * np.log(2))
+    given = " given the digit" if told else ""
+    print(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
+          f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
+    if told:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
+        unaided = bound.bits_per_dim + np.log2(classes) / bound.dims
+        print(f"not given it, at most {unaided:.3f}: naming one of {classes} costs {np.log2(classes):.1f} bits more")
+    path = Path(args.run) / "bound.png"
+    save_bound(path, {f"{bound.bits_per_dim:.2f} bits/dim": bound}, f"What {name} cost {args.run}, step by step")
+    print(f"{path} shows it by t")
+
+
+def print_likelihood(args) -> None:
+    """Print the likelihood of examples under a run's ODE: nats of points, exactly; bits/dim of images, by random probes."""
+    from scratchdiff.progress import watch_batches
+
+    model, diffusion, settings = load_run(args.run)
+    rng = np.random.default_rng(args.seed)
+    x0, labels, name = examples(settings["data"], args.ode, args.data_dir, rng)
+    points = x0.ndim == 2
+    x0 = (x0 if points else dequantised(x0, rng)).astype(model.dtype)
+    told = bool(settings["network_args"].get("num_classes")) and labels is not None and not args.hide_labels
+    parts = []
+    for i in watch_batches(range(0, len(x0), 50), f"likelihood of {len(x0)} examples"):
+
+        def of_classes(xt, t, some=labels[i : i + 50] if told else None):  # xt holds each example once for each probe
+            return model(xt, t, labels=np.tile(some, len(xt) // len(some)))
+
+        parts.append(
+            ode_log_prob(diffusion, of_classes if told else model, x0[i : i + 50], rng, None if points else 1, rtol=1e-4)
+        )
+    values = np.concatenate(parts) if points else bits_per_dim(np.concatenate(parts), x0[0].size)
+    unit = "nats, log p(x)" if points else f"bits/dim{' given the digit' if told else ''}, exact but for the probes' noise"
+    print(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {values.std() / np.sqrt(len(values)):.3f} {unit}")
+
+
+def examples(data: str, n: int, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """(n examples to take the bound of, or all that there are; their labels or None; what they are), for a run on `data`."""
+    if data.startswith("toy:"):
+        return toy(data.removeprefix("toy:"), n, rng), None, f"new points of {data}"
+    if data == "mnist":
+        x0, labels = mnist("test" if data_dir else "train", data_dir)
+        name = "test digits" if data_dir else "training digits"
     else:
-        _, _, settings = load_run(args.run)
-        size = [settings["network_args"].get(key) for key in ("image_size", "in_channels")]
-        if size != [28, 1]:
-            raise ValueError(f"evaluate: {args.run} does not make 28 × 28 grey images; the classifier knows only digits")
-        x = np.clip(draw(args.run, args.n, np.random.default_rng(args.seed), args.steps), -1, 1)
-    print(f"{len(x)} samples: {judge(x)}")
+        x0, labels, name = load_images(data), None, f"images of {data}"
+    some = rng.permutation(len(x0))[:n]
+    return x0[some], None if labels is None else labels[some], name
 
 
 def run_gradcheck(args) -> None:
@@ -215,13 +322,13 @@ def run_gradcheck(args) -> None:
     rng = np.random.default_rng(args.seed)
     if args.param:
         return check_parameter(args.param, rng)
-    print(f"{'op':<20}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
+    print(f"{'op':<29}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
     worst = 0.0
     for example in EXAMPLES:
         began = time.perf_counter()
         error = gradcheck(example.f, *example.inputs(rng), rng=rng)
         shapes = " ".join("×".join(map(str, shape)) for shape in example.shapes)
-        print(f"{example.name:<20}{shapes:<44}{error:>24.1e}{1e3 * (time.perf_counter() - began):>8.0f}")
+        print(f"{example.name:<29}{shapes:<44}{error:>24.1e}{1e3 * (time.perf_counter() - began):>8.0f}")
         worst = max(worst, error)
     print(f"{len(EXAMPLES)} examples, float64 central differences; largest error {worst:.1e}")
     if not worst < 1e-7:

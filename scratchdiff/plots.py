@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from scratchdiff.diffusion.bound import strata
+
 INK, PALE, WARM = "#1f4e79", "#b8c9db", "#c0504d"
 
 
@@ -102,6 +104,63 @@ def save_loss(path, losses, title="Training loss") -> None:
     fig.savefig(prepare(path), dpi=130)
 
 
+def save_schedules(path, schedules: dict, title="Noise schedules") -> None:
+    """Write ᾱ_t, and the logarithm of the signal-to-noise ratio ᾱ_t/(1−ᾱ_t), of schedules {name: Schedule} over t/T.
+
+    Where ᾱ_T = 0 the ratio falls to 0 and the line leaves the picture. Raises ValueError if there is none."""
+    if not schedules:
+        raise ValueError("save_schedules: no schedules")
+    fig = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    styles = ["-", "--", "-.", ":"]
+    for k, (name, schedule) in enumerate(schedules.items()):
+        share = np.arange(1, schedule.T + 1) / schedule.T
+        a = schedule.alpha_bar[1:]
+        log_snr = np.log(np.maximum(a, 1e-300)) - np.log1p(-np.minimum(a, 1 - 1e-16))
+        style = dict(color=f"C{k % 10}", linestyle=styles[k % 4], linewidth=1.6)
+        left.plot(share, a, **style, label=name)
+        right.plot(share, log_snr, **style)
+    left.set(xlabel="t / T", ylabel="$\\bar\\alpha_t$: the data's share in the variance of $x_t$", ylim=(-0.02, 1.02))
+    right.set(xlabel="t / T", ylabel="log SNR = $\\log\\ \\bar\\alpha_t/(1-\\bar\\alpha_t)$", ylim=(-16, 12))
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+    fig.legend(loc="outside right upper", fontsize=9)
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
+
+
+def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> None:
+    """Write the terms of variational bounds {label: Bound} over t, on a logarithmic axis.
+
+    Left, t · L_{t−1} for t ≥ 2, means over strata: the area under it is bits. Right, L_0 + ... + L_{t−1}, which starts
+    at L_0 and ends at the total but for L_T. truth: −log p in bits/dim where it is known, a dashed line.
+    Raises ValueError if there is no bound."""
+    if not bounds:
+        raise ValueError("save_bound: no bounds")
+    fig = Figure(figsize=(10, 4), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    for label, bound in bounds.items():
+        bits = bound.nats[:-1] / (bound.dims * np.log(2))  # L_{t−1} at index t − 1
+        ends = strata(len(bits), min(len(bits), 30))
+        size = np.diff(ends)
+        scaled = np.add.reduceat(bits * np.arange(1, len(bits) + 1), ends[:-1]) / size
+        middle = np.sqrt((ends[:-1] + 1) * ends[1:])
+        left.plot(middle[1:], scaled[1:], marker="o", markersize=3, linewidth=1.4, label=label)
+        right.plot(np.arange(1, len(bits) + 1), np.cumsum(bits), linewidth=1.6, label=label)
+    if truth is not None:
+        right.axhline(truth, color="black", linestyle="--", linewidth=1, label="−log p(x), the truth")
+    left.set(
+        xscale="log", xlabel="t", ylabel="$t \\cdot L_{t-1}$, bits/dim", title="What the step back from t costs, times t"
+    )
+    left.set_ylim(bottom=0)
+    right.set(xscale="log", xlabel="t", ylabel="$L_0 + \\cdots + L_{t-1}$, bits/dim", title="The sum up to t")
+    for ax in (left, right):
+        ax.grid(alpha=0.3, which="both")
+    right.legend(fontsize=9)
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
+
+
 def axes_of_plane(ax, limit: float, title: str) -> None:
     """A square of the plane, −limit..limit, without ticks."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
@@ -179,3 +238,48 @@ def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, b
              title="Roofline: rungs 1 (loops) to 7 (what runs)")  # fmt: skip
     roof.legend(loc="lower left")
     figure.savefig(prepare(path), dpi=100)
+
+
+def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -> None:
+    """Write one panel for each run: the way of each point, runs[label] (moments, n, 2), over the data's points (m, 2), pale.
+
+    A way goes from its first moment (small dot) to its last (large dot); the first two are drawn boldly, so that they can
+    be followed. Four panels a row.
+    Raises ValueError if there is no run."""
+    if not runs:
+        raise ValueError("save_paths: no runs")
+    columns = min(4, len(runs))
+    rows = -(-len(runs) // columns)
+    fig = Figure(figsize=(2.9 * columns, 3.1 * rows + 0.4), layout="constrained")
+    for k, (label, moments) in enumerate(runs.items()):
+        ax = fig.add_subplot(rows, columns, k + 1)
+        ax.scatter(*points.T, s=2, color=PALE, linewidths=0)
+        ax.plot(*moments[:, 2:].transpose(2, 0, 1), color=INK, linewidth=0.6, alpha=0.2)
+        ax.plot(*moments[:, :2].transpose(2, 0, 1), color=INK, linewidth=1.3)
+        ax.scatter(*moments[0].T, s=4, color=INK, linewidths=0)
+        ax.scatter(*moments[-1].T, s=12, color=WARM, linewidths=0, zorder=3)
+        axes_of_plane(ax, limit, label)
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)
+
+
+def save_curves(path, panels: list[dict], title="") -> None:
+    """Write panels of curves side by side, both axes logarithmic.
+
+    A panel: curves, {label: (x, y)}, those whose label begins with "exact" or "floor" black and dashed; xlabel, ylabel,
+    title; and if wanted xscale or yscale. Raises ValueError if there is no panel."""
+    if not panels:
+        raise ValueError("save_curves: no panels")
+    fig = Figure(figsize=(6.2 * len(panels), 4.4), layout="constrained")
+    for k, panel in enumerate(panels):
+        ax = fig.add_subplot(1, len(panels), k + 1)
+        for label, (x, y) in panel["curves"].items():
+            known = label.startswith(("exact", "floor"))
+            style = dict(color="black", linestyle="--", linewidth=1.2) if known else dict(marker="o", markersize=3.5)
+            ax.plot(x, y, label=label, **style)
+        ax.set(xscale="log", yscale="log")
+        ax.set(**{key: value for key, value in panel.items() if key != "curves"})
+        ax.grid(alpha=0.3, which="both")
+        ax.legend(fontsize=8)
+    fig.suptitle(title, fontsize=12)
+    fig.savefig(prepare(path), dpi=130)

@@ -20,3 +20,8 @@ def watch_training(steps: Iterator, description="training") -> Iterator:
 def watch_sampling(steps: Iterator, total: int, description="sampling") -> Iterator:
     """Pass on the SamplerSteps of a sampler, showing how many of `total` are done and the time left."""
     return tqdm(steps, total=total, desc=description, unit="step")
+
+
+def watch_batches(batches, description: str) -> Iterator:
+    """Pass on the items of a sequence, showing how many are done and the time left."""
+    return tqdm(batches, desc=description, unit="batch")

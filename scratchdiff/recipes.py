@@ -5,11 +5,22 @@ A recipe is a dictionary of JSON values, so that a checkpoint can carry it and `
 
 import numpy as np
 
-from scratchdiff.diffusion import GaussianDiffusion, cosine_schedule, linear_schedule
+from scratchdiff.diffusion import (
+    GaussianDiffusion,
+    constant_schedule,
+    cosine_schedule,
+    jsd_schedule,
+    linear_schedule,
+    quadratic_schedule,
+    sigmoid_alpha_bar_schedule,
+    sigmoid_beta_schedule,
+)
 from scratchdiff.nn import MLP, UNet
 
 NETWORKS = {"UNet": UNet, "MLP": MLP}
-SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
+SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": quadratic_schedule,
+             "constant": constant_schedule, "jsd": jsd_schedule, "sigmoid_beta": sigmoid_beta_schedule,
+             "sigmoid_alpha_bar": sigmoid_alpha_bar_schedule}  # fmt: skip
 
 # The U-Net on which speed is measured and single gradients are checked (2,734,945 parameters).
 YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1,
@@ -42,11 +53,20 @@ def for_images(image_size: int, channels: int) -> dict:
     return MNIST | dict(network_args=args if image_size % 4 == 0 else args | dict(patch_size=1))
 
 
+def with_variance(recipe: dict, variance: str) -> dict:
+    """The recipe with another variance of p(x_{t−1} | x_t); for "learned" the network's output gets twice the channels."""
+    args = dict(recipe["network_args"])
+    if variance == "learned":
+        name, size = ("out_dim", args["dim"]) if recipe["network"] == "MLP" else ("out_channels", args["in_channels"])
+        args[name] = 2 * size
+    return recipe | dict(variance=variance, network_args=args)
+
+
 def build(recipe: dict, rng: np.random.Generator):
     """(model, diffusion) of a recipe, the weights drawn from rng. Raises ValueError naming what the recipe lacks."""
     try:
         network, schedule = NETWORKS[recipe["network"]], SCHEDULES[recipe["schedule"]]
         model = network(**recipe["network_args"], rng=rng)
-        return model, GaussianDiffusion(schedule(recipe["T"]), predict=recipe["predict"])
+        return model, GaussianDiffusion(schedule(recipe["T"]), recipe["predict"], recipe.get("variance", "fixed_small"))
     except (KeyError, TypeError) as error:
         raise ValueError(f"build: the recipe lacks or mistakes {error}") from None

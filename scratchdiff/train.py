@@ -22,10 +22,11 @@ class TrainStep(NamedTuple):
 
 
 def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
-          lr=1e-3, warmup_steps=50, clip_norm=1.0, start=0, labels=None) -> Iterator[TrainStep]:  # fmt: skip
+          lr=1e-3, warmup_steps=50, clip_norm=1.0, start=0, labels=None, loss=None) -> Iterator[TrainStep]:  # fmt: skip
     """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
 
-    data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. It ends after
+    data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. loss: another
+    function of (model, batch, rng, labels=), such as `functools.partial(diffusion.loss, min_snr=5)`. It ends after
     `steps` steps in all or `seconds` seconds, whichever comes first; the learning rate rises over `warmup_steps` to lr
     and falls to zero as a cosine of the share that is done.
     start: steps already taken, when a run goes on: with the states of optimizer, ema and rng restored, and `steps` the
@@ -34,6 +35,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     """
     if (steps is None and seconds is None) or not (steps is None or steps > 0) or not (seconds is None or seconds > 0):
         raise ValueError(f"train: give a positive number of steps or seconds, got steps={steps}, seconds={seconds}")
+    loss_of = loss or diffusion.loss
     parameters = model.parameters()
     draws = batches(np.arange(len(data)), batch_size, rng)
     began = None
@@ -45,7 +47,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
         drawn = next(draws)
         optimizer.zero_grad()
         with Tape() as tape:
-            loss = diffusion.loss(model, data[drawn], rng, labels=None if labels is None else labels[drawn])
+            loss = loss_of(model, data[drawn], rng, labels=None if labels is None else labels[drawn])
         tape.backward(loss)
         grad_norm = clip_grad_norm(parameters, clip_norm)
         optimizer.step()

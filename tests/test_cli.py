@@ -9,6 +9,7 @@ import pytest
 
 from scratchdiff import recipes
 from scratchdiff.cli import main
+from scratchdiff.diffusion import SAMPLERS
 
 TINY_UNET = dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), groups=4, patch_size=2)
 
@@ -33,15 +34,71 @@ def test_train_sample_and_evaluate_on_mnist(mnist_run, capsys, tmp_path):
     x = np.load("run/samples.npy")
     assert x.shape == (5, 28, 28, 1) and x.dtype == np.float32 and np.abs(x).max() <= 1
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"model.npz", "loss.png", "samples.npy", "samples.png"}
-    assert main(["evaluate", mnist_run, "-n", "6", "--steps", "2"]) == 0
+    assert main(["evaluate", mnist_run, "-n", "6", "--steps", "2", "--bound", "3", "--draws", "2"]) == 0
     assert main(["evaluate", "run/samples.npy"]) == 0
     assert capsys.readouterr().out.count("Fréchet distance") == 2
+    assert (tmp_path / "run" / "bound.png").exists()
+
+
+def bits(text):
+    """(bits/dim, its parts L_0, the middle, L_T) as `evaluate` printed them."""
+    found = re.search(r"([-\d.]+) ± [\d.]+ bits/dim.* = L_0 ([-\d.]+) \+ L_1..L_T-1 ([\d.]+) \+ L_T (\S+)", text)
+    return [float(group) for group in found.groups()]
+
+
+def test_evaluate_prints_the_bound_with_and_without_the_labels(mnist_run, capsys):
+    told = ["evaluate", mnist_run, "-n", "0", "--bound", "4", "--draws", "5"]
+    assert main(told) == 0
+    text = capsys.readouterr().out
+    total, *parts = bits(text)
+    assert "4 training digits" in text and "given the digit" in text and "Fréchet" not in text
+    assert total == pytest.approx(sum(parts), abs=2e-3)
+    assert f"at most {total + np.log2(10) / 784:.2f}" in text
+    assert main([*told, "--hide-labels"]) == 0
+    assert "given" not in capsys.readouterr().out
+
+
+def test_a_learned_variance_trains_samples_and_costs_what_evaluate_says(capsys):
+    assert main(["train", "toy:moons", "--steps", "3", "--variance", "learned"]) == 0
+    assert main(["sample", "runs/toy_moons", "-n", "7", "--steps", "5"]) == 0
+    assert main(["evaluate", "runs/toy_moons", "--bound", "20", "--draws", "30"]) == 0
+    total, *parts = bits(capsys.readouterr().out)
+    assert total == pytest.approx(sum(parts), abs=2e-3)
+    assert main(["train", "mnist", "--out", "learned", "--steps", "2", "--variance", "learned"]) == 0
+    assert main(["sample", "learned", "-n", "2", "--steps", "2"]) == 0
 
 
 def test_training_on_points_and_sampling_them_with_ddpm():
     assert main(["train", "toy:moons", "--steps", "3"]) == 0
     assert main(["sample", "runs/toy_moons", "-n", "7", "--sampler", "ddpm"]) == 0
     assert np.load("runs/toy_moons/samples.npy").shape == (7, 2)
+
+
+@pytest.mark.parametrize("sampler", ["pc", "heun", "heun-churn", "dpm", "ode"])
+def test_every_sampler_is_reached_by_its_name_with_guidance_and_without(sampler, mnist_run, capsys):
+    assert main(["sample", mnist_run, "-n", "2", "--sampler", sampler, "--steps", "2"]) == 0
+    assert (
+        main(["evaluate", mnist_run, "-n", "2", "--sampler", sampler, "--steps", "2", "--guidance", "0", "--bound", "0"])
+        == 0
+    )
+    assert "2 samples: Fréchet" in capsys.readouterr().out
+
+
+def test_the_help_says_what_each_sampler_is_for(capsys):
+    for command in ("sample", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(f"{name:<12}{sampler.what}" in text for name, sampler in SAMPLERS.items())
+
+
+def test_evaluate_prints_the_exact_likelihood_of_points_and_of_digits(mnist_run, capsys):
+    assert main(["train", "toy:moons", "--steps", "3"]) == 0
+    assert main(["evaluate", "runs/toy_moons", "--bound", "0", "--ode", "5"]) == 0
+    points = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"5 new points of toy:moons, by the ODE: -\d+\.\d+ ± \d\.\d+ nats, log p\(x\)", points)
+    assert main(["evaluate", mnist_run, "-n", "0", "--bound", "0", "--ode", "1"]) == 0
+    assert "1 training digits, by the ODE" in capsys.readouterr().out
 
 
 def test_training_on_an_npy_of_coloured_images(rng):
@@ -103,7 +160,9 @@ def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys
     (["sample", "none"], "none/model.npz"),
     (["sample", "run", "--steps", "2000"], "steps must lie in 1..1000, got 2000"),
     (["sample", "run", "--eta", "2"], "eta must lie in"),
+    (["sample", "run", "--sampler", "dpm", "--eta", "1"], "eta belongs to ddim, not to dpm"),
     (["evaluate", "flat.npy"], "flat.npy: needs images"),
+    (["evaluate", "run", "-n", "0", "--data-dir", "nowhere"], "nowhere"),
     (["gradcheck", "--param", "down.9.w[0]"], "no parameter 'down.9.w'"),
     (["gradcheck", "--param", "down.0.conv1.w[0,0]"], r"has shape \(3, 3, 32, 32\); give one index a axis"),
     (["gradcheck", "--param", "down.0.conv1.w[0,0,3,32]"], r"has shape \(3, 3, 32, 32\)"),

@@ -20,7 +20,7 @@ def load(name):
 
 
 def test_every_demo_has_a_test_here_and_states_its_command_and_its_time():
-    assert {p.stem for p in DEMOS.glob("*.py")} == {"mnist", "toy2d", "classifier", "kernels"}
+    assert {p.stem for p in DEMOS.glob("*.py")} == {"mnist", "toy2d", "classifier", "bound", "samplers", "oracle", "kernels"}
     for path in DEMOS.glob("*.py"):
         head = path.read_text(encoding="utf-8").split('"""')[1]
         assert f"python demos/{path.name}" in head and "minute" in head
@@ -47,9 +47,49 @@ def test_the_mnist_demo_writes_samples_pictures_and_a_model(tmp_path, monkeypatc
 def test_the_toy_demo_writes_points_and_pictures(tmp_path, data):
     x = load("toy2d").main(data=data, seconds=0.5, out=tmp_path / "run")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "samples.npy", "forward.png", "reverse.gif", "field.png", "loss.png"}  # fmt: skip
+        "samples.npy", "forward.png", "reverse.gif", "field.png", "loss.png", "floor.png"}  # fmt: skip
     assert np.array_equal(np.load(tmp_path / "run" / "samples.npy"), x) and x.shape == (2000, 2)
     pictures_are_whole(tmp_path / "run")
+
+
+def test_the_bound_demo_tells_the_best_denoiser_from_the_truth_and_draws_where_the_bits_go(tmp_path, monkeypatch):
+    demo = load("bound")
+    monkeypatch.setattr(demo, "LOOKS", (0.5, 1.0))
+    bounds = demo.main(run=tmp_path / "none", out=tmp_path / "run", steps=4, n=50, batches=2)
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"schedules.png", "bound.png", "noise.png"}
+    best_small, best_large, best, net_small, net_learned = (bound.bits_per_dim for bound in bounds.values())
+    assert best < best_large < best_small < net_small
+    pictures_are_whole(tmp_path / "run")
+
+
+@pytest.fixture
+def small_run(tmp_path, monkeypatch):
+    """A run on digits of a network so small that it trains and samples in a moment."""
+    from scratchdiff.cli import main
+
+    sizes = recipes.MNIST["network_args"] | dict(ch=8, groups=4, attn_resolutions=())
+    monkeypatch.setitem(recipes.MNIST, "network_args", sizes)
+    assert main(["train", "mnist", "--steps", "2", "--out", str(tmp_path / "small")]) == 0
+    return tmp_path / "small"
+
+
+def test_the_samplers_demo_finds_the_orders_and_compares_all_samplers(tmp_path, small_run):
+    rows, slopes = load("samplers").main(
+        small_run, samples=2, out=tmp_path / "out", n=200, budgets=(5, 9), orders=(20, 40, 80)
+    )
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "paths.png", "orders.png", "quality.png", "quality.txt", "digits.png", "digits.txt"}  # fmt: skip
+    assert -1.5 < slopes["ddim"] < -0.7 and slopes["heun"] < -1.8 and slopes["dpm"] < -1.8
+    assert set(rows) == {"ddpm", "ddim", "pc", "heun", "heun-churn", "dpm", "ode"}
+    pictures_are_whole(tmp_path / "out")
+
+
+def test_the_oracle_demo_memorises_and_a_network_stays_above_the_floor(tmp_path, small_run):
+    distances, over = load("oracle").main(small_run, seconds=1, out=tmp_path / "out", digits=50, draws=500)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "denoised.png", "memorised.png", "floor.png", "digits.png"}  # fmt: skip
+    assert distances.max() < 1e-3 and (over > 0).all()
+    pictures_are_whole(tmp_path / "out")
 
 
 def test_the_classifier_demo_trains_saves_and_counts(tmp_path):

@@ -18,6 +18,19 @@ def test_a_recipe_survives_json_and_builds_a_model_that_runs(recipe, rng):
     assert (diffusion.predict, diffusion.schedule.T) == (recipe["predict"], recipe["T"])
 
 
+@pytest.mark.parametrize("recipe", [recipes.MNIST, recipes.TOY])
+def test_a_learned_variance_doubles_the_output_and_trains(recipe, rng):
+    model, diffusion = recipes.build(recipes.with_variance(recipe, "learned"), rng)
+    x0 = np.zeros((2, 2), np.float32) if recipe is recipes.TOY else -np.ones((2, 28, 28, 1), np.float32)
+    assert model(x0, np.array([1, 2])).shape == (*x0.shape[:-1], 2 * x0.shape[-1])
+    assert np.isfinite(diffusion.loss(model, x0, rng, images=recipe["clip"]).item())
+
+
+@pytest.mark.parametrize("name", recipes.SCHEDULES)
+def test_every_schedule_can_be_named_in_a_recipe(name, rng):
+    assert recipes.build(recipes.TOY | dict(schedule=name, predict="v"), rng)[1].schedule.T == 1000
+
+
 def test_what_a_recipe_lacks_is_named(rng):
     with pytest.raises(ValueError, match="build: the recipe lacks or mistakes 'schedule'"):
         recipes.build({"network": "UNet"}, rng)

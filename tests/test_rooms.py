@@ -35,6 +35,7 @@ MAY_IMPORT = {
 LIBRARIES = {  # beyond NumPy and the standard library
     "kernels": {"numba", "scipy"},
     "ops": {"scipy"},
+    "diffusion": {"scipy"},
     "data": {"matplotlib", "tqdm"},
     "metrics": {"scipy"},
     "plots": {"matplotlib", "PIL"},

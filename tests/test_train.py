@@ -80,6 +80,17 @@ def test_the_same_seed_gives_the_same_bits():
     assert first == second
 
 
+def test_another_loss_can_be_minimised():
+    asked = []
+
+    def loss(model, x0, rng, labels=None):
+        asked.append(x0.shape)
+        return DIFFUSION.loss(model, x0, rng, min_snr=5)
+
+    run(*fresh(), steps=2, loss=loss)
+    assert asked == [(32, 2)] * 2
+
+
 @pytest.mark.parametrize("limits", [{}, dict(steps=0), dict(seconds=-1.0), dict(steps=5, seconds=0)])
 def test_a_run_without_a_positive_limit_is_refused(limits):
     with pytest.raises(ValueError, match="train: give a positive number of steps or seconds"):

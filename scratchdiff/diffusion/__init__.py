@@ -1,9 +1,27 @@
 """Diffusion itself: the noise schedule, the process and its reversal, and the samplers."""
 
+from scratchdiff.diffusion.bound import Bound, vlb_loss
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
 from scratchdiff.diffusion.guidance import guided
-from scratchdiff.diffusion.samplers import SamplerStep, ddim_steps, ddpm_steps, sample_ddim, sample_ddpm
-from scratchdiff.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
+from scratchdiff.diffusion.likelihood import bits_per_dim, dequantised, ode_log_prob
+from scratchdiff.diffusion.oracle import Oracle, loss_at
+from scratchdiff.diffusion.samplers import SamplerStep, ddim_steps, ddpm_steps, pc_steps, sample_ddim, sample_ddpm
+from scratchdiff.diffusion.schedule import (
+    Schedule,
+    constant_schedule,
+    cosine_schedule,
+    jsd_schedule,
+    linear_schedule,
+    quadratic_schedule,
+    sigmoid_alpha_bar_schedule,
+    sigmoid_beta_schedule,
+    zero_terminal_snr,
+)
+from scratchdiff.diffusion.solvers import SAMPLERS, dpm_steps, heun_steps, ode_steps
+from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
-__all__ = ["GaussianDiffusion", "SamplerStep", "Schedule", "cosine_schedule", "ddim_steps", "ddpm_steps",
-           "guided", "linear_schedule", "sample_ddim", "sample_ddpm"]  # fmt: skip
+__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep", "Schedule", "bits_per_dim",
+           "constant_schedule", "cosine_schedule", "ddim_steps", "ddpm_steps", "dequantised", "dpm_steps", "guided",
+           "heun_steps", "jsd_schedule", "linear_schedule", "loss_at", "min_snr_weights", "ode_log_prob", "ode_steps",
+           "pc_steps", "quadratic_schedule", "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule",
+           "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip

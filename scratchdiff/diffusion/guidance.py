@@ -28,6 +28,8 @@ def guided(model, labels, weight: float):
         if weight == 0:
             return model(xt, t, labels=labels).data
         told, untold = np.split(model(np.concatenate([xt, xt]), np.concatenate([t, t]), labels=both).data, 2)
-        return told + weight * (told - untold)
+        more = weight * (told - untold)
+        more[..., xt.shape[-1] :] = 0  # a learned variance, in further channels, is not to be exaggerated
+        return told + more
 
     return model_of_classes

@@ -1,6 +1,8 @@
-"""From noise to data. Each sampler is a generator of its steps, so any can be watched; `sample_*` runs it to the end.
+"""From noise to data, by the chain itself. Each sampler is a generator of its steps, so any can be watched.
 
-The state is kept in float64 whatever the network computes in; noise is drawn only by `rng.standard_normal(shape)`.
+Here stand the samplers that go down the chain x_T, ..., x_0 or a part of it: ancestral sampling, DDIM, and predictor and
+corrector. Those that solve the differential equation behind it are the next chapter, `solvers.py`, which ends with a table
+of all. The state is kept in float64 whatever the network computes in; noise is drawn only by `rng.standard_normal(shape)`.
 A sampler checks its arguments when it is called, and computes when it is asked for its first step.
 """
 
@@ -9,34 +11,60 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scratchdiff.diffusion.gaussian import GaussianDiffusion
+from scratchdiff.diffusion.schedule import Schedule
+
 
 class SamplerStep(NamedTuple):
-    """What a sampler yields: x is x_t (so t = 0 is the sample), and x0_hat the estimate of the data that led to it."""
+    """What a sampler yields: x is x_t (so t = 0 is the sample), and x0_hat the estimate of the data that led to it.
 
-    t: int
+    t is whole in this file, and real where `solvers.py` steps between."""
+
+    t: float
     x: np.ndarray
     x0_hat: np.ndarray
 
 
-def ddpm_steps(diffusion, model, shape, rng, clip=True) -> Iterator[SamplerStep]:
-    """Ancestral sampling   (Ho et al. 2020, Algorithm 2). T steps:
+def ddpm_steps(diffusion, model, shape, rng, clip=True, steps=None) -> Iterator[SamplerStep]:
+    """Ancestral sampling   (Ho et al. 2020, Algorithm 2). T steps, or fewer on a part of the chain (`respaced`):
 
         x_T ~ N(0, I);   x_{t−1} = mean(x_t, t) + σ_t z,   z ~ N(0, I), but z = 0 at the last step t = 1
 
-    shape: (N, ...). clip: limit x0_hat to [−1, 1], for images.
+    shape: (N, ...). clip: limit x0_hat to [−1, 1], for images. steps: of the T, evenly spaced; None for all.
+    Raises ValueError unless 1 ≤ steps ≤ T.
     """
-    return run_ddpm(diffusion, model, check_shape("ddpm_steps", shape), rng, clip)
+    times = spaced("ddpm_steps", diffusion.schedule.T, steps)
+    return run_ddpm(diffusion, model, check_shape("ddpm_steps", shape), rng, clip, times)
 
 
-def run_ddpm(diffusion, model, shape, rng, clip):
+def run_ddpm(diffusion, model, shape, rng, clip, times):
     """The steps of `ddpm_steps`, one each time it is asked."""
+    part, model = respaced(diffusion, model, times)
     x = rng.standard_normal(shape)
-    for t in range(diffusion.schedule.T, 0, -1):
-        x0_hat = diffusion.denoise(model, x, t, clip)
-        mean, _ = diffusion.q_posterior(x0_hat, x, t)
-        z = rng.standard_normal(shape) if t > 1 else 0.0
-        x = mean + np.exp(0.5 * diffusion.p_logvar[t]) * z
-        yield SamplerStep(t - 1, x, x0_hat)
+    for i in range(len(times) - 1, 0, -1):
+        x, x0_hat = ancestral_step(part, model, x, i, rng, clip)
+        yield SamplerStep(int(times[i - 1]), x, x0_hat)
+
+
+def ancestral_step(diffusion, model, x, t, rng, clip):
+    """(x_{t−1}, x0_hat): a draw of p(x_{t−1} | x_t = x), its mean for t = 1."""
+    x0_hat, logvar = diffusion.estimate(model, x, t, clip)
+    mean, _ = diffusion.q_posterior(x0_hat, x, t)
+    z = rng.standard_normal(x.shape) if t > 1 else 0.0
+    return mean + np.exp(0.5 * logvar) * z, x0_hat
+
+
+def respaced(diffusion, model, times) -> tuple:
+    """(diffusion, model) of the shorter chain x_τ0, x_τ1, ..., for times 0 = τ_0 < τ_1 < ...: its step i is the time τ_i.
+
+    q needs no x between: x_t given x_s is N(√(ᾱ_t/ᾱ_s) x_s, (1 − ᾱ_t/ᾱ_s) I), so a part of a chain is a chain again, with
+    β_i = 1 − ᾱ_{τ_i}/ᾱ_{τ_{i−1}}; posterior and variances then follow as ever   (Nichol & Dhariwal 2021, section 4).
+    """
+    if len(times) == diffusion.schedule.T + 1:
+        return diffusion, model
+    alpha_bar = diffusion.schedule.alpha_bar[times]
+    part = GaussianDiffusion(Schedule(1 - alpha_bar[1:] / alpha_bar[:-1]), diffusion.predict, diffusion.variance)
+    return part, lambda xt, i: model(xt, times[i])
 
 
 def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> Iterator[SamplerStep]:
@@ -44,22 +72,19 @@ def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> It
 
         x_s = √ᾱ_s x0_hat + √(1−ᾱ_s−σ²) eps_hat + σ z,   σ = η √((1−ᾱ_s)/(1−ᾱ_t)) √(1−ᾱ_t/ᾱ_s)
 
-    eta = 0 is deterministic after x_T; eta = 1 with steps = T is DDPM with the posterior variance. eps_hat is derived
+    eta = 0 is deterministic after x_T; eta = 1 is ancestral sampling with the posterior variance. eps_hat is derived
     again from the clipped x0_hat, so that the two agree. Raises ValueError unless 1 ≤ steps ≤ T and 0 ≤ eta ≤ 1.
     """
-    T = diffusion.schedule.T
-    if not 1 <= steps <= T:
-        raise ValueError(f"ddim_steps: steps must lie in 1..{T}, got {steps}")
+    times = spaced("ddim_steps", diffusion.schedule.T, steps)
     if not 0 <= eta <= 1:
         raise ValueError(f"ddim_steps: eta must lie in [0, 1], got {eta}")
-    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, steps, eta, clip)
+    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, times[::-1], eta, clip)
 
 
-def run_ddim(diffusion, model, shape, rng, steps, eta, clip):
+def run_ddim(diffusion, model, shape, rng, times, eta, clip):
     """The steps of `ddim_steps`, one each time it is asked."""
-    T, alpha_bar = diffusion.schedule.T, diffusion.schedule.alpha_bar
+    alpha_bar = diffusion.schedule.alpha_bar
     x = rng.standard_normal(shape)
-    times = np.linspace(T, 0, steps + 1).round().astype(int)
     for t, s in zip(times[:-1], times[1:]):
         x0_hat = diffusion.denoise(model, x, t, clip)
         eps_hat = diffusion.predict_eps(x, t, x0_hat)
@@ -70,9 +95,49 @@ def run_ddim(diffusion, model, shape, rng, steps, eta, clip):
         yield SamplerStep(int(s), x, x0_hat)
 
 
-def sample_ddpm(diffusion, model, shape, rng, clip=True) -> np.ndarray:
-    """The samples that `ddpm_steps` ends with: float64 of the given shape (N, ...)."""
-    return last(ddpm_steps(diffusion, model, shape, rng, clip)).x
+def pc_steps(diffusion, model, shape, rng, steps=50, snr=0.1, clip=True) -> Iterator[SamplerStep]:
+    """Predictor and corrector   (Song et al. 2021, score SDE, Algorithms 3 and 5). From t to s < t, on `steps` of the T:
+
+        predictor: the ancestral step to x_s;    corrector, for s > 0: x_s ← x_s + ε g + √(2ε) z,    g = score(x_s, s)
+
+    The corrector is a step of Langevin's dynamics, which leaves p_s as it is to first order in ε: it moves x to where p_s
+    is large, whatever the predictor got wrong. ε = 2 α_s (snr ‖z‖/‖g‖)², the norms averaged over the batch.
+    It asks the network 2·steps − 1 times. Raises ValueError unless 1 ≤ steps ≤ T and snr > 0.
+    """
+    times = spaced("pc_steps", diffusion.schedule.T, steps)
+    if not snr > 0:
+        raise ValueError(f"pc_steps: snr must be positive, got {snr}")
+    return run_pc(diffusion, model, check_shape("pc_steps", shape), rng, times, snr, clip)
+
+
+def run_pc(diffusion, model, shape, rng, times, snr, clip):
+    """The steps of `pc_steps`, one each time it is asked."""
+    part, part_model = respaced(diffusion, model, times)
+    x = rng.standard_normal(shape)
+    for i in range(len(times) - 1, 0, -1):
+        x, x0_hat = ancestral_step(part, part_model, x, i, rng, clip)
+        s = times[i - 1]
+        if s > 0:
+            x0_hat = diffusion.denoise(model, x, s, clip)
+            score = -diffusion.predict_eps(x, s, x0_hat) / diffusion.sqrt_noise[s]
+            z = rng.standard_normal(shape)
+            x = langevin(x, score, 2 * diffusion.schedule.alpha[s] * (snr * length(z) / length(score)) ** 2, z)
+        yield SamplerStep(int(s), x, x0_hat)
+
+
+def langevin(x, score, step, z):
+    """x + ε ∇ log p(x) + √(2ε) z: with z ~ N(0, I), over many small steps a walk whose points are drawn from p."""
+    return x + step * score + np.sqrt(2 * step) * z
+
+
+def length(v) -> float:
+    """The mean length ‖v_n‖ over a batch (N, ...)."""
+    return float(np.linalg.norm(v.reshape(len(v), -1), axis=1).mean())
+
+
+def sample_ddpm(diffusion, model, shape, rng, clip=True, steps=None) -> np.ndarray:
+    """The samples that `ddpm_steps` ends with: float64 of the given shape (N, ...). Raises ValueError as it does."""
+    return last(ddpm_steps(diffusion, model, shape, rng, clip, steps)).x
 
 
 def sample_ddim(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> np.ndarray:
@@ -85,6 +150,14 @@ def last(steps: Iterator[SamplerStep]) -> SamplerStep:
     for step in steps:
         pass
     return step
+
+
+def spaced(name: str, T: int, steps: int | None) -> np.ndarray:
+    """0 = τ_0 < τ_1 < ... < τ_steps = T, as even as whole numbers can be. Raises the ValueError of the sampler `name`."""
+    steps = T if steps is None else steps
+    if not 1 <= steps <= T:
+        raise ValueError(f"{name}: steps must lie in 1..{T}, got {steps}")
+    return np.linspace(T, 0, steps + 1).round().astype(int)[::-1]
 
 
 def check_shape(name: str, shape) -> tuple:

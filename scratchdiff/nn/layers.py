@@ -101,7 +101,7 @@ class TimestepMLP(Module):
         self.dense2 = Linear(width, width, silu=True, rng=rng, dtype=dtype)
 
     def __call__(self, t):
-        temb = ops.timestep_embedding(t, self.dim, dtype=self.dtype)
+        temb = ops.timestep_embedding(np.asarray(t, self.dtype), self.dim)  # t may lie between whole steps
         return self.dense2(self.dense1(temb))
 
 

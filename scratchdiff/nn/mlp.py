@@ -21,16 +21,17 @@ class MLPBlock(Module):
 class MLP(Module):
     """The toy denoiser: model(xt, t) → what `predict` names, as the U-Net.
 
-    dim: coordinates of a point; width, num_blocks: of the residual trunk. xt: (N, dim), t: (N,) integers → (N, dim).
-    The last layer starts at zero. Raises ValueError for inputs of other shapes.
+    dim: coordinates of a point; width, num_blocks: of the residual trunk; out_dim: numbers it puts out, if not dim.
+    xt: (N, dim), t: (N,) integers → (N, out_dim). The last layer starts at zero.
+    Raises ValueError for inputs of other shapes.
     """
 
-    def __init__(self, dim=2, width=128, num_blocks=3, *, rng, dtype=np.float32):
+    def __init__(self, dim=2, width=128, num_blocks=3, out_dim=None, *, rng, dtype=np.float32):
         self.dim, self.dtype = dim, dtype
         self.temb = TimestepMLP(width, width, rng=rng, dtype=dtype)
         self.dense_in = Linear(dim, width, rng=rng, dtype=dtype)
         self.blocks = [MLPBlock(width, rng=rng, dtype=dtype) for _ in range(num_blocks)]
-        self.dense_out = Linear(width, dim, silu=True, rng=rng, dtype=dtype, zero=True)
+        self.dense_out = Linear(width, out_dim or dim, silu=True, rng=rng, dtype=dtype, zero=True)
 
     def __call__(self, xt, t):
         check_input("MLP", xt, t, (self.dim,))

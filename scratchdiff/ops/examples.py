@@ -26,6 +26,12 @@ def dropout_with_one_mask(x):
     return ops.dropout(x, rate=0.4, rng=np.random.default_rng(3))
 
 
+def pixels_log_prob(mean, logvar):
+    """Of pixels within and at both ends of the 256 values."""
+    x = np.array([[0, 100, 128, 255, 255], [255, 0, 153, 254, 1]], mean.dtype) / 127.5 - 1
+    return ops.discretized_normal_log_prob(x, mean, logvar)
+
+
 EXAMPLES = [
     Example("add", ops.add, ((2, 1, 3), (5, 1))),
     Example("sub", ops.sub, ((2, 1, 3), (5, 1))),
@@ -64,5 +70,8 @@ EXAMPLES = [
     Example("attention", ops.attention, ((2, 3, 4, 2), (2, 3, 4, 2), (2, 3, 4, 2))),
     Example("timestep_embedding", lambda t: ops.timestep_embedding(t, 7), ((3,),)),
     Example("mse", ops.mse, ((2, 3, 5), (2, 3, 5))),
+    Example("normal_kl", ops.normal_kl, ((2, 5), (2, 5), (2, 5), (2, 5))),
+    Example("normal_log_prob", ops.normal_log_prob, ((2, 5), (2, 5), (2, 5))),
+    Example("discretized_normal_log_prob", pixels_log_prob, ((2, 5), (2, 5))),
     Example("cross_entropy", lambda x: ops.cross_entropy(x, [4, 0, 4]), ((3, 5),)),
 ]

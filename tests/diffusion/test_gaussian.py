@@ -1,12 +1,14 @@
 """The process agrees with its definition step by step, the posterior with Bayes' rule, the predictions with each other."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import scratchdiff as sd
 
-SCHEDULES = {"linear": sd.linear_schedule(), "cosine": sd.cosine_schedule(), "short": sd.linear_schedule(5, 0.1, 0.6)}
+SCHEDULES = {"linear": sd.linear_schedule(), "cosine": sd.cosine_schedule(), "short": sd.linear_schedule(5, 0.1, 0.9)}
 
 
 @pytest.fixture(params=SCHEDULES)
@@ -106,6 +108,24 @@ def test_the_two_fixed_variances_are_beta_tilde_and_beta(rng):
         assert large.p_mean_logvar(lambda x, t: x, x, t)[1].item() == pytest.approx(np.log(s.beta[t]))
 
 
+def test_a_learned_variance_lies_between_beta_tilde_and_beta_on_a_logarithmic_scale(rng):
+    diffusion, x = sd.GaussianDiffusion(SCHEDULES["linear"], variance="learned"), rng.standard_normal((1, 2))
+    small, large = (
+        sd.GaussianDiffusion(SCHEDULES["linear"], variance=v).p_logvar[10] for v in ("fixed_small", "fixed_large")
+    )
+    for u, share in ((-1.0, 0), (1.0, 1), (0.2, 0.6)):
+        model = partial(lambda u, x, t: np.concatenate([x, np.full_like(x, u)], -1), u)
+        mean, logvar = diffusion.p_mean_logvar(model, x, 10)
+        assert logvar == pytest.approx((1 - share) * small + share * large) and mean.shape == logvar.shape == (1, 2)
+
+
+def test_with_alpha_bar_T_zero_eps_is_refused_and_v_and_x0_are_not():
+    with pytest.raises(ValueError, match="with ᾱ_T = 0, predict='eps' cannot work"):
+        sd.GaussianDiffusion(sd.jsd_schedule(10))
+    for predict in ("v", "x0"):
+        sd.GaussianDiffusion(sd.zero_terminal_snr(SCHEDULES["linear"]), predict=predict)
+
+
 def test_the_loss_draws_t_then_eps_and_is_the_mean_squared_error(rng):
     diffusion = sd.GaussianDiffusion(SCHEDULES["linear"])
     x0 = rng.standard_normal((6, 2))
@@ -124,7 +144,7 @@ def test_the_loss_draws_t_then_eps_and_is_the_mean_squared_error(rng):
 
 
 def test_training_draws_every_t_from_1_to_T():
-    diffusion, drawn = sd.GaussianDiffusion(sd.linear_schedule(4, 0.1, 0.5)), set()
+    diffusion, drawn = sd.GaussianDiffusion(sd.linear_schedule(4, 0.1, 0.95)), set()
     diffusion.loss(lambda xt, t: drawn.update(t.tolist()) or xt, np.zeros((200, 1)), np.random.default_rng(0))
     assert drawn == {1, 2, 3, 4}
 

@@ -50,6 +50,19 @@ def test_guiding_towards_one_of_two_points_moves_by_the_classifiers_gradient():
     np.testing.assert_allclose(sd.guided(Exact(), np.ones(5, int), weight)(xt, t), expected, atol=1e-8)
 
 
+def test_a_learned_variance_is_that_of_the_told_answer_and_is_not_exaggerated(rng):
+    class Net:
+        num_classes = 2
+
+        def __call__(self, xt, t, labels):
+            return sd.Tensor(np.concatenate([xt, xt], -1) * (1 + labels.reshape(-1, 1)))
+
+    xt = rng.standard_normal((2, 3))
+    out = sd.guided(Net(), [0, 1], 2.0)(xt, np.array([1, 1]))
+    told, untold = xt * [[1], [2]], 3 * xt
+    np.testing.assert_allclose(out, np.concatenate([told + 2 * (told - untold), told], -1))
+
+
 def test_the_gradient_reaches_the_class_vectors_and_matches_finite_differences(net, rng):
     xt, t, labels = rng.standard_normal((3, 8, 8, 1)), np.array([5, 70, 700]), np.array([2, 3, 2])
     error = sd.gradcheck(lambda *_: net(xt, t, labels=labels), *net.parameters().values(), max_probes=1)

@@ -20,7 +20,7 @@ def exact_eps(schedule, mean, std):
 
 
 def test_ddpm_is_algorithm_2_with_the_noise_replayed():
-    schedule = sd.linear_schedule(4, 0.1, 0.5)
+    schedule = sd.linear_schedule(4, 0.1, 0.95)
     diffusion = sd.GaussianDiffusion(schedule)
     got = sd.sample_ddpm(diffusion, lambda x, t: 0.3 * x + 0.01 * t[:, None], (3, 2), np.random.default_rng(7), clip=False)
     rng = np.random.default_rng(7)
@@ -66,6 +66,29 @@ def test_with_the_exact_denoiser_samples_have_the_distribution_of_the_data(sampl
     x = sample(diffusion, model, (n, 1), np.random.default_rng(0), clip=False, **settings)[:, 0]
     # the Kolmogorov–Smirnov distance of n draws from the truth is below 1.63/√n in 99 % of cases
     assert stats.kstest(x, stats.norm(mean, std).cdf).statistic < 1.63 / np.sqrt(n)
+
+
+@pytest.mark.parametrize("sample, settings", [(sd.sample_ddpm, {}), (sd.sample_ddim, dict(steps=100))])
+def test_from_a_schedule_that_ends_at_alpha_bar_zero_the_samples_are_right_too(sample, settings):
+    schedule, mean, std, n = sd.zero_terminal_snr(sd.linear_schedule(200, 1e-4, 0.1)), 0.8, 0.5, 4000
+    diffusion = sd.GaussianDiffusion(schedule, predict="v")
+
+    def model(xt, t):
+        a, eps = schedule.alpha_bar[t].reshape(-1, 1), exact_eps(schedule, mean, std)(xt, t)
+        x0 = mean + np.sqrt(a) * std**2 / (a * std**2 + 1 - a) * (xt - np.sqrt(a) * mean)
+        return np.sqrt(a) * eps - np.sqrt(1 - a) * x0
+
+    x = sample(diffusion, model, (n, 1), np.random.default_rng(0), clip=False, **settings)[:, 0]
+    assert stats.kstest(x, stats.norm(mean, std).cdf).statistic < 1.63 / np.sqrt(n)
+
+
+def test_ddpm_draws_with_the_variance_that_the_network_gives():
+    schedule = sd.cosine_schedule(20)
+    large, learned = (sd.GaussianDiffusion(schedule, variance=v) for v in ("fixed_large", "learned"))
+    want = sd.sample_ddpm(large, lambda x, t: 0.5 * x, (3, 2), np.random.default_rng(0))
+    with_u = sd.sample_ddpm(learned, lambda x, t: np.concatenate([0.5 * x, np.ones_like(x)], -1), (3, 2),
+                            np.random.default_rng(0))  # fmt: skip
+    np.testing.assert_allclose(with_u, want, rtol=1e-12)
 
 
 def test_one_step_of_ddim_is_the_denoiser_itself():

@@ -1,0 +1,91 @@
+"""How likely is this image? The probability-flow ODE gives a number, not a bound.
+
+The ODE dy/dσ = eps(y, σ) of `solvers.py` carries each point of the data to one point of the noise. Where it squeezes a
+small volume the density grows, where it stretches one it thins out, and what counts is only the divergence on the way
+(the instantaneous change of variables; Chen et al. 2018, Theorem 1; Song et al. 2021, score SDE, Eq. 39):
+
+    d log p(y; σ)/dσ = −∇ · eps(y, σ),    and at the other end p is known: x_T ~ N(0, I)
+
+∇ · f = tr ∂f/∂y needs every diagonal entry of the Jacobian. In the plane these are two products vᵀ(∂f/∂y) v with the unit
+vectors v, each a walk down the tape. For an image of d pixels that would be d walks; but for random signs v the mean of
+vᵀ(∂f/∂y) v is the trace, so a few do, at the price of some noise   (Hutchinson 1990; FFJORD, Grathwohl et al. 2019).
+"""
+
+import numpy as np
+
+from scratchdiff.autograd import Tape, Tensor
+
+
+def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, probes=None, rtol=1e-6) -> np.ndarray:
+    """log p(x0) in nats under the model's ODE, (N,) float64.
+
+    x0: (N, ...) of the model's dtype. model: differentiable by the tape in x_t, such as a network or an Oracle, and not
+    guided, for what guidance follows is nobody's score. probes: how many random sign vectors for each x0, drawn from rng
+    and kept for all of its way; None for the exact divergence, which asks the network about N · d points at once.
+    rtol: SciPy's tolerance a step, of the path and of log p; float32 networks are good for 1e-4, not for less.
+
+    x0 is taken for an x_1, data with the least noise that the network knows, so p is the density p_1 of the ODE's samples.
+    Each parameter's grad gathers what the walks leave there: zero them before training on.
+    Raises ValueError for probes < 1 or without an rng; RuntimeError where SciPy finds no way.
+    """
+    from scipy.integrate import solve_ivp
+
+    x0 = np.asarray(x0)
+    N, d = len(x0), x0[0].size
+    if probes is None:
+        v = np.broadcast_to(np.eye(d)[:, None], (d, N, d)).reshape(d, *x0.shape)
+    elif probes < 1 or rng is None:
+        raise ValueError(f"ode_log_prob: random probes need an rng and must be 1 or more, got {probes} and {rng}")
+    else:
+        v = rng.choice([-1.0, 1.0], (probes, *x0.shape)) * np.sqrt(1 / probes)  # so that the sum of vᵀJv is their mean
+    schedule = diffusion.schedule
+    first, final = schedule.sigma(1), schedule.sigma_max()
+
+    def slope(log_sigma, state):  # of (y, log p) in log σ: σ eps and −σ ∇_y · eps = −√(1−ᾱ) ∇_x · eps
+        sigma = np.exp(log_sigma)
+        x = (state[:-N] / np.sqrt(1 + sigma**2)).reshape(x0.shape)
+        eps, divergence = eps_and_divergence(diffusion, model, x.astype(x0.dtype), float(schedule.time(sigma)), v)
+        return np.concatenate([sigma * eps.ravel(), -sigma / np.sqrt(1 + sigma**2) * divergence])
+
+    y = x0.astype(np.float64).ravel() * np.sqrt(1 + first**2)
+    span = np.log([first, final])
+    found = solve_ivp(slope, span, np.concatenate([y, np.zeros(N)]), rtol=rtol, atol=rtol)
+    if not found.success:
+        raise RuntimeError(f"ode_log_prob: {found.message}")
+    x_T, change = found.y[:-N, -1].reshape(N, d) / np.sqrt(1 + final**2), found.y[-N:, -1]
+    log_noise = -0.5 * np.square(x_T).sum(1) - 0.5 * d * np.log(2 * np.pi)
+    # y = x/√ᾱ, so p(x) = p(y) ᾱ^(−d/2), at both ends
+    return log_noise - change + 0.5 * d * np.log((1 + first**2) / (1 + final**2))
+
+
+def eps_and_divergence(diffusion, model, x, t, v) -> tuple[np.ndarray, np.ndarray]:
+    """(eps_hat, Σ_k v_kᵀ (∂eps_hat/∂x) v_k) at x (N, ...) and one real t, for vectors v (K, N, ...): (N, ...) and (N,)."""
+    K, N = v.shape[:2]
+    xs = Tensor(np.concatenate([x] * K))  # all K questions at once
+    v = v.reshape(K * N, *x.shape[1:]).astype(x.dtype)
+    with Tape() as tape:
+        out = diffusion.named(model(xs, np.full(K * N, t)), xs)
+        total = (out * v).sum()
+    tape.backward(total)
+
+    def eps_hat(x, out):  # linear in both, so it carries vᵀ∂ as well as values
+        return diffusion.predict_eps(x, t, diffusion.predict_x0(x, t, out))
+
+    jacobian_v = eps_hat(v, xs.grad)
+    divergence = (jacobian_v * v).reshape(K, N, -1).sum((0, 2), dtype=np.float64)
+    return eps_hat(x, out.data[:N]), divergence
+
+
+def dequantised(x0, rng: np.random.Generator) -> np.ndarray:
+    """Images of 8-bit pixels in [−1, 1] with each pixel moved to a random place of its own 256th: x0 + U(−1, 1)/255.
+
+    A density can be had only of such data, for on points it may grow without limit   (Theis et al. 2016, section 3.1)."""
+    x0 = np.asarray(x0)
+    return (x0 + rng.uniform(-1, 1, x0.shape) / 255).astype(x0.dtype)
+
+
+def bits_per_dim(log_prob, d: int) -> np.ndarray:
+    """−log₂ P(pixels)/d from the log-density in nats of dequantised images of d numbers: an upper bound in the mean.
+
+    A pixel is 2/255 wide, so P = p · (2/255)^d."""
+    return -(np.asarray(log_prob) / d + np.log(2 / 255)) / np.log(2)
