@@ -64,7 +64,7 @@ def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(saved):
     path, _ = saved
     model, ema, adam, rng = state(2, width=6)
     before = {name: p.data.copy() for name, p in model.parameters().items()}
-    with pytest.raises(ValueError, match="restore: model does not fit the model at blocks.0.dense1.b"):
+    with pytest.raises(ValueError, match=r"restore: model .* blocks.0.dense1.b has shape \(8,\), not \(6,\);"):
         restore(*load_checkpoint(path), model, ema, adam, rng)
     assert all(np.array_equal(before[name], p.data) for name, p in model.parameters().items())
 
