@@ -8,6 +8,8 @@ toy sets have mean 0 and variance 1, pixels lie in [-1, 1].
 
 import itertools
 
+import numpy as np
+
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
 from scratchdiff.data.npy import read_npy
 from scratchdiff.data.toy2d import TOY_NAMES, toy
@@ -24,8 +26,8 @@ def batches(images, batch_size, rng):
 
     Raises ValueError, at the call, if batch_size < 1 or there are no images.
     """
-    if batch_size < 1:
-        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size!r}")
     if len(images) == 0:
         raise ValueError("batches: there are no images to draw from")
     # an expression rather than `yield`, which would put off the two checks until the first batch

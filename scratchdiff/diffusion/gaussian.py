@@ -88,6 +88,8 @@ class GaussianDiffusion:
     def denoise(self, model, xt, t, clip=True):
         """x0_hat of a model at xt, all at the one step t; limited to [−1, 1] where `clip` (images, not points)."""
         out = np.asarray(model(xt, np.full(len(xt), t)))
+        if not np.isfinite(out).all():
+            raise FloatingPointError(f"denoise: the model's output at t = {t} is not finite; have its weights diverged?")
         x0_hat = self.predict_x0(xt, t, out)
         return np.clip(x0_hat, -1, 1) if clip else x0_hat
 
@@ -109,9 +111,13 @@ class GaussianDiffusion:
 
         For predict="eps" this is L_simple   (Ho et al. 2020, Eq. 14). x0: (N, ...), of the model's dtype. labels: (N,)
         classes for a model made with num_classes; one in ten is hidden from it, so that it learns to do without as well
-        (see `guidance.py`).
+        (see `guidance.py`). Raises ValueError unless x0 is of finite floats, and for labels that the model does not take.
         """
         x0 = np.asarray(x0)
+        if x0.dtype.kind != "f" or x0.ndim < 2 or x0.size == 0 or not np.isfinite(x0).all():
+            raise ValueError(f"loss: x0 must be finite floats (N, ...), got {x0.dtype} of shape {x0.shape}")
+        if labels is not None and (not getattr(model, "num_classes", None) or np.shape(labels) != (len(x0),)):
+            raise ValueError(f"loss: needs a model made with num_classes and {len(x0)} labels, got shape {np.shape(labels)}")
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
         eps = rng.standard_normal(x0.shape).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)
@@ -131,9 +137,11 @@ def floor_first(var: np.ndarray) -> np.ndarray:
 
 
 def same_shape(name: str, **arrays) -> list[np.ndarray]:
-    """The arguments as arrays, or the ValueError that names them and their shapes where these differ."""
+    """The arguments as arrays, or the ValueError that names them where their shapes differ or they are not floats."""
     found = [np.asarray(a) for a in arrays.values()]
     if found[0].shape != found[1].shape or found[0].ndim < 1:
         shapes = ", ".join(f"{key} {a.shape}" for key, a in zip(arrays, found))
         raise ValueError(f"{name}: shapes differ or have no batch axis: {shapes}")
+    if any(a.dtype.kind != "f" for a in found):
+        raise ValueError(f"{name}: needs floats, got {', '.join(f'{key} {a.dtype}' for key, a in zip(arrays, found))}")
     return found

@@ -48,7 +48,7 @@ def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> It
     again from the clipped x0_hat, so that the two agree. Raises ValueError unless 1 ≤ steps ≤ T and 0 ≤ eta ≤ 1.
     """
     T = diffusion.schedule.T
-    if not 1 <= steps <= T:
+    if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
         raise ValueError(f"ddim_steps: steps must lie in 1..{T}, got {steps}")
     if not 0 <= eta <= 1:
         raise ValueError(f"ddim_steps: eta must lie in [0, 1], got {eta}")
@@ -89,7 +89,7 @@ def last(steps: Iterator[SamplerStep]) -> SamplerStep:
 
 def check_shape(name: str, shape) -> tuple:
     """The shape as a tuple, or the ValueError of the sampler `name` if it is not that of at least one sample."""
-    shape = tuple(shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"{name}: shape must be (N, ...) with positive entries, got {shape}")
+    shape = tuple(np.atleast_1d(shape).tolist())
+    if len(shape) < 2 or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"{name}: shape must be (N, ...) with positive integers, got {shape}")
     return shape

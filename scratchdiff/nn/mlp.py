@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratchdiff.nn.layers import Linear, TimestepMLP, as_input, check_input
+from scratchdiff.nn.layers import Linear, TimestepMLP, as_input, check_input, check_sizes
 from scratchdiff.nn.module import Module
 
 
@@ -22,10 +22,13 @@ class MLP(Module):
     """The toy denoiser: model(xt, t) → what `predict` names, as the U-Net.
 
     dim: coordinates of a point; width, num_blocks: of the residual trunk. xt: (N, dim), t: (N,) integers → (N, dim).
-    The last layer starts at zero. Raises ValueError for inputs of other shapes.
+    The last layer starts at zero. Raises ValueError for sizes out of range (width ≥ 4) and for inputs of other shapes.
     """
 
     def __init__(self, dim=2, width=128, num_blocks=3, *, rng, dtype=np.float32):
+        check_sizes("MLP", dim=dim, width=width, num_blocks=num_blocks)
+        if width < 4:
+            raise ValueError(f"MLP: the timestep's sines and cosines need a width of at least 4, got {width}")
         self.dim, self.dtype = dim, dtype
         self.temb = TimestepMLP(width, width, rng=rng, dtype=dtype)
         self.dense_in = Linear(dim, width, rng=rng, dtype=dtype)

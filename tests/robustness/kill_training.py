@@ -3,10 +3,10 @@
     python tests/robustness/kill_training.py [--kills 200] [--seed 0] [--data toy:moons] [--steps 40000]
 
 The run is the real command with a small network that saves after every step, so a kill falls into saving more often than
-not. After each kill the checkpoint must load, be no older than the one before, and hold every step's loss; there may be one half
-file beside it, which the next start must clear. At the end the run is let finish, and every array in it must equal, bit for
-bit, those of a run that nobody killed. Prints one line a kill and the counts; ends with 1 if anything was lost.
-Takes about 2 s a kill.
+not. After each kill the checkpoint must load, be no older than the one before, and hold every step's loss; there may be one
+half file beside it, which the next start must clear. At the end the run is let finish, and every array in it must equal, bit
+for bit, those of a run that nobody killed. Prints one line a kill and the counts; ends with 1 if anything was lost.
+Takes a few seconds a kill.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-import small  # noqa: E402
+import small
 
 
 def kill_training(kills, seed, data, steps, folder, most=1.0, log=print) -> dict:
