@@ -169,7 +169,7 @@ def _fetch(name, mirrors):
             packed, redirected = _load(url)
             return _unpack(packed, SHA256[name])
         except (OSError, http.client.HTTPException, ValueError) as error:
-            failures.append(f"{url}{redirected}: {error or type(error).__name__}")
+            failures.append(f"{url}{redirected}: {' '.join(str(error).split()) or type(error).__name__}")
     raise OSError(f"download_mnist: no mirror gave {name}; nothing was kept; {'; '.join(failures)}")
 
 
