@@ -185,6 +185,8 @@ def hostile(whole, touched):
         "objects": (members + [("model/x.npy", objects)], stored),
         "objects as meta": ([("meta.npy", objects)] + members[1:], stored),
         "an absurd shape": (members + [("model/x.npy", claim)], stored),
+        "compressed": (members, packed),
+        "bytes after an array": (members + [("model/x.npy", small + b"more")], stored),
         "a path upwards": (members + [("../../model.npy", small)], stored),
         "a path inside": (members + [("model/../../x.npy", small)], stored),
         "an absolute path": (members + [("/etc/x.npy", small)], stored),

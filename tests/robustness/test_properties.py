@@ -96,7 +96,7 @@ def test_convolution_takes_any_sizes_and_layouts_and_no_images_too(N, H, W, C, D
 
     def slow(x, w, b):
         pads = resolve_padding("same", (H, W), (k, k), stride)
-        return reference.conv2d(x, w, stride, pads) + b
+        return reference.conv2d(x, w, b[None], stride, pads)
 
     check(lambda *xs: ops.conv2d(*xs, stride=stride), dtype, layout, x, w, b, exact=slow)
 
