@@ -3,7 +3,8 @@
     python demos/mnist.py [--minutes 3] [--samples 64] [--steps 50] [--data DIR] [--seed 0] [--out runs/mnist]
 
 Takes the minutes you give it and about half a minute for the rest (the very first run compiles the kernels, once).
-The net is told which digit it is to make; after three minutes most of samples.png reads as that digit. Writes to --out:
+The net is told which digit it is to make; after three minutes most of samples.png reads as that digit. Ctrl-C ends the
+training early and keeps the model. Writes to --out:
 samples.npy (float32 (N, 28, 28, 1) in [−1, 1]), samples.png, forward.png, reverse.png, denoising.gif, loss.png, model.npz.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 import scratchdiff as sd
 from scratchdiff.checkpoint import save_checkpoint
 from scratchdiff.plots import grid, save_gif, save_images, save_loss, save_strip
-from scratchdiff.progress import watch_sampling, watch_training
+from scratchdiff.progress import polite_stop, watch_sampling, watch_training
 from scratchdiff.recipes import MNIST, build
 from scratchdiff.train import train
 
@@ -50,11 +51,17 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     print(f"{model.num_parameters():,} parameters, {len(digits):,} digits, {minutes:g} minutes")
     losses, step = [], 0
     settings = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], lr=MNIST["lr"], labels=labels)
-    for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **settings)):
-        losses.append(loss)
+    with polite_stop() as stop:
+        for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **settings)):
+            losses.append(loss)
+            if stop.signal:
+                break
     recipe = MNIST | dict(data="mnist", minutes=minutes, seed=seed)
     save_checkpoint(out / "model.npz", model, ema, adam, rng, step, recipe)
     save_loss(out / "loss.png", losses)
+    if stop.signal:
+        print(f"stopped after {step} steps, which are saved; `scratchdiff sample {out}` draws from them")
+        raise SystemExit(128 + stop.signal)
 
     # %% Sampling (DDIM): start at x_T ~ N(0, I). At each step the network's output gives an estimate of the clean digit,
     # x0_hat, and of the noise, eps_hat; mix them again as they would be a little earlier, with some of the noise fresh:

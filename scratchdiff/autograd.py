@@ -74,12 +74,17 @@ class Tape:
             loss = mse(model(x), y)
         tape.backward(loss)             # model.w.grad is now dL/dw
 
+    check: look at every output and every gradient, at the price of a pass over each, and raise FloatingPointError at the
+    first that is not finite, naming the op, the shapes it was given, and which of these are not finite themselves.
+    names: {name: Tensor}, such as model.parameters(), for that message.
+
     A tape serves once. Raises ValueError when entered inside another tape or a second time.
     """
 
-    def __init__(self):
+    def __init__(self, check: bool = False, names: dict[str, Tensor] | None = None):
         self.records: list[Record] = []
         self.state = "new"
+        self.check, self.names = check, {id(tensor): name for name, tensor in (names or {}).items()}
 
     def __enter__(self):
         if _active.get() is not None:
@@ -100,7 +105,7 @@ class Tape:
 
         The list is popped as it is walked, so that each activation is freed once nothing needs it.
         Raises ValueError if the loss is not a scalar Tensor of this tape, if the tape was walked before, or if an op
-        returns a gradient whose shape is not its argument's.
+        returns a gradient whose shape is not its argument's; FloatingPointError as the class says, where it checks.
         """
         if not isinstance(loss, Tensor) or loss.size != 1:
             what = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -126,16 +131,35 @@ class Tape:
                     raise ValueError(
                         f"{name}: backward returned a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
                     )
+                if self.check and not finite(dx):
+                    raise FloatingPointError(f"gradient of {self.describe(name, args, i)}")
                 # a sum, never in place: dx may be an array that the op handed to two of its arguments
                 x.grad = dx if x.grad is None else x.grad + dx
+
+    def describe(self, name: str, args: tuple, at: int | None = None) -> str:
+        """An op in one line: "conv2d((8, 28, 28, 1), conv_in.w (3, 3, 1, 32) not finite): the output is not finite"."""
+        shown = []
+        for x in args:
+            known = self.names.get(id(x))
+            x = x.data if isinstance(x, Tensor) else x
+            floats = isinstance(x, np.ndarray) and x.dtype.kind == "f"
+            shown.append(f"{known + ' ' if known else ''}{np.shape(x)}{' not finite' if floats and not finite(x) else ''}")
+        what = "the output" if at is None else f"that of argument {at}"
+        return f"{name}({', '.join(shown)}): {what} is not finite"
+
+
+def finite(a) -> bool:
+    """Whether no entry is infinite or NaN."""
+    return bool(np.isfinite(a).all())
 
 
 def op(f: Callable) -> Callable:
     """Lift `f(*arrays, **settings) -> (y, backward)` to Tensors.
 
     `backward(dy)` returns a tuple: dL/dx for each of f's array arguments in order, or None where there is none (settings
-    come after them). Arguments that are plain arrays are constants. The lifted function returns a Tensor, and is
-    recorded if a tape is active and any argument is a Tensor.
+    come after them). Arguments that are plain arrays are constants, and take the dtype of the Tensors where they are
+    floats. The lifted function returns a Tensor, and is recorded if a tape is active and any argument is a Tensor.
+    No op changes a dtype: it raises ValueError for Tensors of two dtypes, and where an array would make the output another.
     """
 
     @functools.wraps(f)
@@ -143,11 +167,25 @@ def op(f: Callable) -> Callable:
         if any(isinstance(value, Tensor) for value in settings.values()):  # group_norm(x, shift=b, scale=s, groups=8)
             bound = inspect.signature(f).bind(*args, **settings)
             args, settings = bound.args, bound.kwargs
-        y, backward = f(*[a.data if isinstance(a, Tensor) else a for a in args], **settings)
+        dtype = next((a.data.dtype for a in args if isinstance(a, Tensor)), None)
+        y, backward = f(*[a.data if isinstance(a, Tensor) else constant(a, dtype) for a in args], **settings)
         out = Tensor(y)
-        tape = _active.get()
-        if tape is not None and any(isinstance(a, Tensor) for a in args):
+        if dtype is None:
+            return out
+        if out.data.dtype != dtype or any(isinstance(a, Tensor) and a.data.dtype != dtype for a in args):
+            found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
+            raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
+        if (tape := _active.get()) is not None:
             tape.records.append(Record(f.__name__, args, out, backward))
+            if tape.check and not finite(out.data):
+                raise FloatingPointError(tape.describe(f.__name__, args))
         return out
 
     return lifted
+
+
+def constant(a, dtype):
+    """A plain argument of an op: NumPy's floats in the Tensors' dtype, for float32 times a float64 would be a float64."""
+    if dtype is not None and isinstance(a, (np.ndarray, np.floating)) and a.dtype != dtype and a.dtype.kind == "f":
+        return a.astype(dtype)
+    return a

@@ -1,20 +1,23 @@
 """The command line: `scratchdiff train | sample | evaluate | gradcheck`, also as `python -m scratchdiff`.
 
-Whatever a user can get wrong ends in one line on stderr and exit code 2.
+Whatever goes wrong ends in one line on stderr and exit code 2; Ctrl-C and SIGTERM end in 130 and 143.
 """
 
 import argparse
+import json
 import re
+import shlex
 import sys
 import time
+import zlib
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from scratchdiff.autograd import Tape
-from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
-from scratchdiff.data import mnist, toy
+from scratchdiff.checkpoint import Allotment, claimed, load_checkpoint, restore, save_checkpoint
+from scratchdiff.data import mnist, read_npy, toy
 from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, guided, ode_log_prob
 from scratchdiff.diffusion.gaussian import VARIANCES
 from scratchdiff.diffusion.samplers import last
@@ -32,14 +35,16 @@ def main(argv=None) -> int:
     """Run one command; return the exit code."""
     args = parser().parse_args(argv)
     try:
-        args.command(args)
+        return args.command(args) or 0
     except KeyboardInterrupt:
         print("scratchdiff: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except MemoryError:
+        print("scratchdiff: not enough memory for this network, data or number of samples", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"scratchdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -131,62 +136,101 @@ def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, 
 
 def load_images(path) -> np.ndarray:
     """Images (N, H, W, C) as float32 in [−1, 1] from an .npy file of uint8 or of such floats. ValueError naming the file."""
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not an .npy file of numbers: {error}") from None
-    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"{path}: needs images of shape (N, H, W, 1 or 3), got {getattr(images, 'shape', 'an archive')}")
+    images = read_npy(path)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"{path}: needs images of shape (N, H, W, 1 or 3), got {images.shape}")
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 127.5 - 1
-    if images.dtype.kind != "f" or not (np.abs(images) <= 1).all():
+    if images.dtype.kind != "f" or not (np.abs(images) <= 1).all():  # nor is NaN
         raise ValueError(f"{path}: images must be uint8 or floats in [-1, 1], got {images.dtype}")
     return images.astype(np.float32)
 
 
-def run_train(args) -> None:
+def run_train(args) -> int:
     """Train, saving the run every --save-every steps. Raises ValueError rather than overwrite a run."""
-    from scratchdiff.plots import save_loss
-    from scratchdiff.progress import watch_training
-
     out = Path(args.out or f"runs/{Path(args.data).stem if args.data.endswith('.npy') else args.data.replace(':', '_')}")
     path = out / CHECKPOINT
     if path.exists() and not args.resume:
         raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
+    if args.resume and not path.exists():
+        raise FileNotFoundError(f"train: there is no {path} to resume")
     rng = np.random.default_rng(args.seed)
     data, labels, recipe = load_data(args.data, args.data_dir, rng)
     recipe = with_variance(recipe, args.variance)
+    with claimed(out):
+        return train_run(args, path, data, labels, recipe, rng)
+
+
+def train_run(args, path, data, labels, recipe, rng) -> int:
+    """`run_train` once the data is there and the folder is ours. Returns the exit code."""
+    from scratchdiff.plots import save_loss
+    from scratchdiff.progress import polite_stop, watch_training
+
     model, diffusion = build(recipe, rng)
-    settings = recipe | dict(data=args.data, steps=args.steps, seed=args.seed)
+    of_data = zlib.crc32(np.ascontiguousarray(data), 0 if labels is None else zlib.crc32(labels))
+    settings = recipe | dict(data=args.data, data_crc32=of_data, steps=args.steps, seed=args.seed)
     adam, ema, start = Adam(model.parameters()), EMA(model.parameters(), recipe["ema"]), 0
+    losses, seconds = [], 0.0
     if args.resume:
         meta, groups = load_checkpoint(path)
-        same = ("data", "steps", "seed")
-        if any(meta["settings"].get(key) != settings[key] for key in same):
-            was = ", ".join(f"{key} {meta['settings'].get(key)}" for key in same)
-            raise ValueError(f"train: {path} was begun with {was}; resume it with the same")
+        check_same(path, meta["settings"], settings)
         start = restore(meta, groups, model, ema, adam, rng)
+        losses, seconds = meta["losses"].tolist(), meta["seconds"]
 
-    print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; run in {out}")
-    losses = []
+    print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; in {path.parent}")
+    began = time.perf_counter() - seconds
     steps = train(model, diffusion, data, adam, ema, rng, steps=args.steps, start=start,
                   batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels,
                   loss=partial(diffusion.loss, images=recipe["clip"]))  # fmt: skip
-    for step in watch_training(steps):
-        losses.append(step.loss)
-        if step.step % args.save_every == 0 or step.step == args.steps:
-            save_checkpoint(path, model, ema, adam, rng, step.step, settings)
+    with polite_stop() as stop:
+        for done, loss, *_ in watch_training(steps):
+            losses.append(loss)
+            stopped = stop.signal  # asked once: a signal that comes while saving is seen after the next step
+            if done % args.save_every == 0 or done == args.steps or stopped:
+                save_checkpoint(path, model, ema, adam, rng, done, settings, time.perf_counter() - began, losses)
+            if stopped and done < args.steps:
+                print(f"stopped after step {done} of {args.steps}, which is saved; to go on: {shlex.join(again(args))}")
+                return 128 + stopped
     if losses:
-        save_loss(out / "loss.png", losses)
-        print(f"loss {np.mean(losses[-200:]):.4f}; `scratchdiff sample {out}` draws from it")
+        save_loss(path.parent / "loss.png", losses)
+        print(f"loss {np.mean(losses[-200:]):.4f}; `scratchdiff sample {path.parent}` draws from it")
+    return 0
+
+
+def check_same(path, was: dict, settings: dict) -> None:
+    """Raise ValueError unless a run is resumed as it was begun: what differs is named."""
+    settings = json.loads(json.dumps(settings))  # as they come back from a file: tuples are lists
+    differ = [key for key in settings | was if was.get(key) != settings.get(key)]
+    if differ:
+        begun, now = (", ".join(f"{key} {each.get(key)}" for key in differ) for each in (was, settings))
+        raise ValueError(f"train: {path} was begun with {begun}, and this is {now}; resume it as it was begun")
+
+
+def again(args) -> list[str]:
+    """The command that goes on with a run."""
+    where = ["--out", args.out] if args.out else []
+    where += ["--data-dir", args.data_dir] if args.data_dir else []
+    where += ["--variance", args.variance] if args.variance else []
+    numbers = dict(steps=args.steps, save_every=args.save_every, seed=args.seed)
+    numbers = [part for name, n in numbers.items() for part in (f"--{name.replace('_', '-')}", str(n))]
+    return ["scratchdiff", "train", args.data, *where, *numbers, "--resume"]
 
 
 def load_run(run) -> tuple:
     """(model with averaged weights, diffusion, settings) of a run's folder. Raises ValueError or FileNotFoundError."""
     meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
-    model, diffusion = build(meta["settings"], np.random.default_rng(0))
+    check_settings(meta["settings"])
+    model, diffusion = build(meta["settings"], Allotment(sum(a.size for a in groups["ema"].values())))
     model.load(groups["ema"])
     return model, diffusion, meta["settings"]
+
+
+def check_settings(settings: dict) -> None:
+    """Raise ValueError unless settings, which came out of a file, have what the recipes have, each of its kind."""
+    recipe = TOY if settings.get("network") == "MLP" else MNIST
+    wrong = [key for key, value in recipe.items() if not isinstance(settings.get(key), (type(value), int))]
+    if wrong or settings["T"] > 10**6:
+        raise ValueError(f"the run's settings lack or mistake {', '.join(wrong) or 'T'}")
 
 
 def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np.ndarray:

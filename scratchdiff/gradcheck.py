@@ -34,8 +34,11 @@ def gradcheck(f: Callable[..., Tensor], *inputs, rng: np.random.Generator | None
     The error of a probe is |analytic − numeric| / max(|analytic|, |numeric|, 1e-5 · max|y·dy|); a right gradient scores
     below 1e-7. Random directions and dy come from `rng` (default: a fixed seed).
     f must give the same value each time: a function that draws noise must make its own generator inside.
-    Raises ValueError if an input is a float32 Tensor or no input is given, or if f gives values that are not finite.
+    Raises ValueError if an input is a float32 Tensor or no input is given, if max_probes < 1, or if f gives values that
+    are not finite.
     """
+    if max_probes < 1:
+        raise ValueError(f"gradcheck: max_probes must be at least 1, got {max_probes}")
     if not inputs:
         raise ValueError("gradcheck: nothing to check: pass at least one input")
     rng = np.random.default_rng(200611239) if rng is None else rng  # no seed that inputs are drawn from: dy must not be x

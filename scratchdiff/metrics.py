@@ -73,8 +73,9 @@ def frechet_distance(a, b) -> float:
     with few rows it is biased upwards, so compare equal numbers only. Raises ValueError for other shapes or one row.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"frechet_distance: needs (n, d) and (m, d) with n, m >= 2, got {a.shape} and {b.shape}")
+    fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] and min(len(a), len(b)) >= 2
+    if not fits or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"frechet_distance: needs finite (n, d) and (m, d) with n, m >= 2, got {a.shape} and {b.shape}")
     cov_a, cov_b = np.atleast_2d(np.cov(a.T)), np.atleast_2d(np.cov(b.T))
     # (C_a C_b)^½ has the trace of (√C_a C_b √C_a)^½, whose argument is symmetric: its eigenvalues are real and ≥ 0
     root_a = symmetric_sqrt(cov_a)
@@ -93,7 +94,11 @@ def nearest_digits(samples, digits) -> tuple[np.ndarray, np.ndarray]:
     """For each sample the index of the nearest of the digits and the distance to it, root mean square over pixels.
 
     samples: (N, 28, 28, 1), digits: (M, 28, 28, 1) → (N,), (N,). A model that memorised has distances near 0.
+    Raises ValueError if there are none of either, or their sizes differ.
     """
+    samples, digits = np.asarray(samples), np.asarray(digits)
+    if samples.ndim < 2 or samples.shape[1:] != digits.shape[1:] or not len(samples) or not len(digits):
+        raise ValueError(f"nearest_digits: needs images of one size, got {samples.shape} and {digits.shape}")
     s, d = samples.reshape(len(samples), -1).astype(np.float64), digits.reshape(len(digits), -1).astype(np.float64)
     squared = np.square(s).sum(1)[:, None] - 2 * s @ d.T + np.square(d).sum(1)  # ‖s − d‖²
     nearest = squared.argmin(1)

@@ -57,6 +57,8 @@ def clip_grad_norm(parameters: dict[str, Tensor], max_norm: float) -> float:
         raise ValueError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
     tensors = [p for p in parameters.values() if p.grad is not None]
     norm = float(np.sqrt(sum(np.vdot(p.grad, p.grad).astype(np.float64) for p in tensors)))
+    if norm == np.inf:  # a float32 cannot hold the square of 1e20
+        norm = float(np.sqrt(sum(np.square(p.grad, dtype=np.float64).sum() for p in tensors)))
     if norm > max_norm:
         for p in tensors:
             p.grad = p.grad * p.dtype.type(max_norm / norm)
@@ -98,15 +100,28 @@ class EMA:
 
 
 def warmup(step: int, steps: int) -> float:
-    """min(1, step/steps), for step = 1, 2, ...: the factor on the learning rate while Adam's second moments settle."""
+    """min(1, step/steps), for step = 1, 2, ...: the factor on the learning rate while Adam's second moments settle.
+
+    Raises ValueError if step or steps is negative."""
+    if not (step >= 0 and steps >= 0):
+        raise ValueError(f"warmup: step and steps must not be negative, got {step} and {steps}")
     return min(1.0, step / max(steps, 1))
 
 
 def cosine_decay(progress: float, floor: float = 0.0) -> float:
-    """floor + (1 − floor)(1 + cos π·progress)/2 for progress in [0, 1]   (Loshchilov & Hutter 2017, Eq. 5)."""
-    return floor + (1 - floor) * 0.5 * (1 + float(np.cos(np.pi * min(max(progress, 0.0), 1.0))))
+    """floor + (1 − floor)(1 + cos π·progress)/2 for progress in [0, 1]   (Loshchilov & Hutter 2017, Eq. 5).
+
+    Progress below 0 or above 1 counts as 0 or 1. Raises ValueError for NaN, and unless 0 ≤ floor ≤ 1."""
+    return floor + (1 - floor) * 0.5 * (1 + float(np.cos(np.pi * share("cosine_decay", progress, floor))))
 
 
 def linear_decay(progress: float, floor: float = 0.0) -> float:
-    """1 − (1 − floor)·progress for progress in [0, 1]: from 1 to floor."""
-    return 1 - (1 - floor) * min(max(progress, 0.0), 1.0)
+    """1 − (1 − floor)·progress for progress in [0, 1]: from 1 to floor. Raises ValueError as `cosine_decay`."""
+    return 1 - (1 - floor) * share("linear_decay", progress, floor)
+
+
+def share(name: str, progress: float, floor: float) -> float:
+    """Progress limited to [0, 1], or the ValueError of the decay `name`."""
+    if np.isnan(progress) or not 0 <= floor <= 1:
+        raise ValueError(f"{name}: needs a number as progress and 0 <= floor <= 1, got {progress} and {floor}")
+    return min(max(progress, 0.0), 1.0)

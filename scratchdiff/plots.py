@@ -19,10 +19,12 @@ INK, PALE, WARM = "#1f4e79", "#b8c9db", "#c0504d"
 def grid(images, columns=None, gap=2) -> np.ndarray:
     """The images side by side as one uint8 picture (H, W) or (H, W, 3), row after row, about square by default.
 
-    Raises ValueError unless images is (N, H, W, 1 or 3) with N ≥ 1."""
+    Raises ValueError unless images is (N, H, W, 1 or 3) with N ≥ 1 and holds no NaN, and for negative columns or gap."""
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or len(images) == 0:
-        raise ValueError(f"grid: needs images of shape (N, H, W, 1 or 3), N >= 1, got {images.shape}")
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape or np.isnan(images).any():
+        raise ValueError(f"grid: needs images of shape (N, H, W, 1 or 3), N >= 1, without NaN, got {images.shape}")
+    if (columns or 1) < 1 or gap < 0:
+        raise ValueError(f"grid: columns must be positive and gap not negative, got {columns} and {gap}")
     N, H, W, C = images.shape
     columns = columns or int(np.ceil(np.sqrt(N)))
     rows = -(-N // columns)
@@ -35,12 +37,16 @@ def grid(images, columns=None, gap=2) -> np.ndarray:
 
 
 def to_bytes(images) -> np.ndarray:
-    """[−1, 1] → 0..255 as uint8, rounded."""
+    """[−1, 1] → 0..255 as uint8, rounded. Raises ValueError for NaN, which is no shade of grey."""
+    if np.isnan(images).any():
+        raise ValueError(f"to_bytes: images of shape {np.shape(images)} hold NaN")
     return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def enlarged(picture: np.ndarray, scale: int) -> Image.Image:
-    """A Pillow image with each pixel drawn as scale × scale equal ones."""
+    """A Pillow image with each pixel drawn as scale × scale equal ones. ValueError for scale < 1 or what is no picture."""
+    if scale < 1 or np.asarray(picture).dtype != np.uint8:
+        raise ValueError(f"enlarged: needs a uint8 picture and scale >= 1, got {np.asarray(picture).dtype} and {scale}")
     image = Image.fromarray(picture)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
@@ -169,8 +175,8 @@ def axes_of_plane(ax, limit: float, title: str) -> None:
 
 def save_clouds(path, clouds: list[np.ndarray], titles: list[str], title="", limit=3.0) -> None:
     """Write scatter plots of points (n, 2) side by side, one under each title. Raises ValueError as `save_strip`."""
-    if not clouds or len(clouds) != len(titles):
-        raise ValueError(f"save_clouds: {len(clouds)} clouds and {len(titles)} titles")
+    if not clouds or len(clouds) != len(titles) or any(np.shape(points)[1:] != (2,) for points in clouds):
+        raise ValueError(f"save_clouds: {len(titles)} titles for clouds of shapes {[np.shape(points) for points in clouds]}")
     fig = Figure(figsize=(2.2 * len(clouds), 2.7), layout="constrained")
     for k, (points, label) in enumerate(zip(clouds, titles)):
         ax = fig.add_subplot(1, len(clouds), k + 1)
@@ -181,7 +187,9 @@ def save_clouds(path, clouds: list[np.ndarray], titles: list[str], title="", lim
 
 
 def cloud_frame(points, title: str, limit=3.0) -> np.ndarray:
-    """One scatter plot as a uint8 picture (H, W, 3): a frame of a GIF."""
+    """One scatter plot of points (n, 2) as a uint8 picture (H, W, 3): a frame of a GIF. ValueError for other shapes."""
+    if np.shape(points)[1:] != (2,):
+        raise ValueError(f"cloud_frame: needs points of shape (n, 2), got {np.shape(points)}")
     fig = Figure(figsize=(3.6, 3.8), dpi=100, layout="constrained")
     ax = fig.add_subplot()
     ax.scatter(*points.T, s=2, color=INK, linewidths=0)
@@ -195,7 +203,10 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
     """Write, for each time t, the points clouds[k] under arrows of field(x (n, 2), t) → (n, 2) on a grid over the plane.
 
     An arrow's direction is the field's; its length is s/(s + median s) of a cell where the field has strength s.
+    Raises ValueError for no clouds, not a time for each, or points that are not (n, 2).
     """
+    if not clouds or len(clouds) != len(times) or any(np.shape(points)[1:] != (2,) for points in clouds):
+        raise ValueError(f"save_field: {len(times)} times for clouds of shapes {[np.shape(points) for points in clouds]}")
     axis = np.linspace(-limit, limit, 21)
     x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     fig = Figure(figsize=(3.6 * len(times), 4.1), layout="constrained")

@@ -1,6 +1,10 @@
-"""Progress bars for the two things that take time: training and sampling."""
+"""Progress bars for the two things that take time, training and sampling, and how to stop the first politely."""
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -25,3 +29,29 @@ def watch_sampling(steps: Iterator, total: int, description="sampling") -> Itera
 def watch_batches(batches, description: str) -> Iterator:
     """Pass on the items of a sequence, showing how many are done and the time left."""
     return tqdm(batches, desc=description, unit="batch")
+
+
+@contextmanager
+def polite_stop():
+    """`with polite_stop() as stop:` Ctrl-C and SIGTERM only set stop.signal, to be looked at between two steps; the second
+    one ends the process at once. Afterwards signals do what they did before. In a thread other than the main one, where
+    Python allows no handlers, nothing changes."""
+
+    class stop:
+        signal = None  # or the number of the signal that came; by custom a program then ends with code 128 + signal
+
+    def note(number, frame):
+        stop.signal = number
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        print("\nfinishing this step and saving; once more to stop at once", file=sys.stderr)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

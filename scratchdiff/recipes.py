@@ -47,8 +47,9 @@ def for_images(image_size: int, channels: int) -> dict:
     """The MNIST recipe for square images of another size or in colour, without patches where the size does not allow them.
 
     Raises ValueError for odd sizes."""
-    if image_size % 2:
-        raise ValueError(f"for_images: the U-Net halves its images, so their size must be even, got {image_size}")
+    if image_size < 2 or image_size % 2 or channels < 1:
+        seen = f"{image_size}, of {channels} channels"
+        raise ValueError(f"for_images: the U-Net halves its images, so their size must be even, got {seen}")
     args = MNIST["network_args"] | dict(image_size=image_size, in_channels=channels, out_channels=channels, num_classes=None)
     return MNIST | dict(network_args=args if image_size % 4 == 0 else args | dict(patch_size=1))
 

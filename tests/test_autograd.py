@@ -391,3 +391,58 @@ def test_an_op_may_return_no_gradient_for_an_argument():
         return x, lambda dy: (None,)
 
     assert gradients(stop, A) == [None]
+
+
+# dtypes
+
+
+@pytest.mark.parametrize("constant", [np.float64(2), np.ones((2, 3)), np.float16(2), np.array(2.0)])
+def test_a_constant_of_floats_takes_the_dtype_of_the_tensors(constant):
+    x = Tensor(A.astype(np.float32))
+    with Tape() as tape:
+        y = ops.mse(constant * x + constant, np.ones((2, 3)))
+    tape.backward(y)
+    assert y.dtype == x.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize("other", [Tensor(A), np.arange(3)], ids=["a float64 Tensor", "an int64 array"])
+def test_what_would_change_the_dtype_of_a_tensor_is_refused_by_op_and_dtypes(other):
+    with pytest.raises(ValueError, match=r"mul: the Tensors must have one dtype, .* got float32, (float|int)64"):
+        Tensor(A.astype(np.float32)) * other
+
+
+# Tape(check=True)
+
+
+def test_a_checking_tape_names_the_first_op_whose_output_is_not_finite_its_shapes_and_its_parameter():
+    x, w = Tensor(A), Tensor(np.full((3, 4), 1e200))
+    with pytest.raises(FloatingPointError, match=r"matmul\(\(2, 3\), dense.w \(3, 4\)\): the output is not finite"):
+        with np.errstate(over="ignore"), Tape(check=True, names={"dense.w": w}):
+            h = (x * 1e200) @ w
+            ops.silu(h)
+
+
+def test_a_checking_tape_says_which_argument_was_bad_before():
+    w = Tensor(np.array([1, np.nan, 2]))
+    with pytest.raises(FloatingPointError, match=r"add\(\(2, 3\), b \(3,\) not finite\): the output is not finite"):
+        with Tape(check=True, names={"b": w}):
+            Tensor(A) + w
+
+
+def test_a_checking_tape_names_the_op_and_the_argument_whose_gradient_is_not_finite():
+    x = Tensor(np.array([0.0, 1.0]))
+    with np.errstate(divide="ignore"), Tape(check=True, names={"x": x}) as tape:
+        loss = (x**0.5).sum()  # finite; its slope at 0 is not
+        with pytest.raises(FloatingPointError, match=r"gradient of power\(x \(2,\), \(\)\): that of argument 0 is not"):
+            tape.backward(loss)
+
+
+def test_an_ordinary_tape_lets_everything_pass_and_a_checking_one_all_that_is_finite():
+    with Tape() as tape:
+        loss = (Tensor(A) * np.inf).sum()
+    tape.backward(loss)
+    x = Tensor(A)
+    with Tape(check=True) as tape:
+        loss = ops.silu(x).sum()
+    tape.backward(loss)
+    assert np.isfinite(x.grad).all()

@@ -1,6 +1,7 @@
 """Every demo runs, small, and writes what its head says it writes."""
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from scratchdiff import recipes
+from scratchdiff.checkpoint import load_checkpoint
 
 DEMOS = Path(__file__).parents[1] / "demos"
 
@@ -41,6 +43,23 @@ def test_the_mnist_demo_writes_samples_pictures_and_a_model(tmp_path, monkeypatc
     assert np.array_equal(saved, x) and saved.shape == (5, 28, 28, 1) and saved.dtype == np.float32
     assert np.abs(saved).max() <= 1
     pictures_are_whole(tmp_path / "run")
+
+
+def test_the_mnist_demo_stopped_by_ctrl_c_keeps_the_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.MNIST, "batch_size", 8)
+    demo = load("mnist")
+    watch = demo.watch_training
+
+    def interrupted(steps):
+        for step in watch(steps):
+            if step.step == 2:
+                signal.raise_signal(signal.SIGINT)
+            yield step
+
+    monkeypatch.setattr(demo, "watch_training", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(minutes=9, out=tmp_path / "run")
+    assert stopped.value.code == 130 and load_checkpoint(tmp_path / "run" / "model.npz")[0]["step"] == 2
 
 
 @pytest.mark.parametrize("data", ["swiss_roll", "text:AB"])

@@ -95,3 +95,60 @@ def test_another_loss_can_be_minimised():
 def test_a_run_without_a_positive_limit_is_refused(limits):
     with pytest.raises(ValueError, match="train: give a positive number of steps or seconds"):
         run(*fresh(), **limits)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_touches_anything_and_names_step_op_and_parameter():
+    model, adam, ema, rng = fresh()
+    steps = train(model, DIFFUSION, POINTS, adam, ema, rng, batch_size=32, steps=10, lr=1e-3)
+    for _ in range(3):
+        next(steps)
+    model.parameters()["dense_out.b"].data[1] = np.inf
+    before = {name: p.data.copy() for name, p in model.parameters().items()}
+    moments, averages = {n: m.copy() for n, m in adam.m.items()}, {n: a.copy() for n, a in ema.average.items()}
+    with pytest.raises(FloatingPointError) as error:
+        next(steps)
+    message = str(error.value)
+    assert message.startswith("train: step 4 diverged (loss inf")
+    assert r"linear((32, 32), dense_out.w (32, 2), dense_out.b (2,) not finite): the output is not finite" in message
+    assert "Try a lower lr" in message and "clip_norm" in message and "\n" not in message
+    assert all(np.array_equal(before[n], p.data) for n, p in model.parameters().items())
+    assert all(np.array_equal(moments[n], adam.m[n]) and np.array_equal(averages[n], ema.average[n]) for n in moments)
+    assert (adam.k, ema.k) == (3, 3)
+
+
+def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_the_run_and_is_named():
+    model, adam, ema, rng = fresh()
+
+    @sd.op
+    def steep(x):
+        return x, lambda dy: (dy * np.inf,)
+
+    class Diffusion(sd.GaussianDiffusion):
+        def loss(self, model, x0, rng, labels=None):
+            return super().loss(lambda xt, t: steep(model(xt, t)), x0, rng)
+
+    steps = train(model, Diffusion(DIFFUSION.schedule), POINTS, adam, ema, rng, batch_size=8, steps=3)
+    with pytest.raises(
+        FloatingPointError, match=r"step 1 diverged \(loss \d.*gradient of steep\(\(8, 2\)\): that of argument 0"
+    ):
+        with np.errstate(invalid="ignore"):
+            next(steps)
+    assert adam.k == ema.k == 0
+
+
+def test_gradients_whose_norm_no_float32_can_square_are_clipped_not_called_divergence():
+    p = sd.Tensor(np.ones(4, np.float32))
+    p.grad = np.full(4, 1e25, np.float32)
+    from scratchdiff.optim import clip_grad_norm
+
+    assert clip_grad_norm({"p": p}, 1.0) == pytest.approx(2e25, rel=1e-6)
+    np.testing.assert_allclose(p.grad, 0.5, rtol=1e-5)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    model, adam, ema, rng = fresh()
+    save_checkpoint(tmp_path / "model.npz", model, ema, adam, rng, 1, {})
+    model.parameters()["dense_out.b"].data[0] = np.nan
+    with pytest.raises(ValueError, match="not finite: model/dense_out.b"):
+        save_checkpoint(tmp_path / "model.npz", model, ema, adam, rng, 2, {})
+    assert load_checkpoint(tmp_path / "model.npz")[0]["step"] == 1

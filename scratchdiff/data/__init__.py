@@ -2,16 +2,19 @@
 
 Read `toy2d.py` first: eight distributions whose shape, mean and variance are known exactly, and letters of your
 choice. `mnist.py` reads the digits, either the ten thousand in `embedded/`, chosen by `embed.py`, or the whole set
-from a folder. All data has roughly the scale of the noise it will be drowned in: toy sets have mean 0 and variance 1,
-pixels lie in [-1, 1].
+from a folder; `npy.py` reads arrays of your own. All data has roughly the scale of the noise it will be drowned in:
+toy sets have mean 0 and variance 1, pixels lie in [-1, 1].
 """
 
 import itertools
 
+import numpy as np
+
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
+from scratchdiff.data.npy import read_npy
 from scratchdiff.data.toy2d import TOY_NAMES, toy
 
-__all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "toy"]
+__all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "read_npy", "toy"]
 
 
 def batches(images, batch_size, rng):
@@ -23,8 +26,8 @@ def batches(images, batch_size, rng):
 
     Raises ValueError, at the call, if batch_size < 1 or there are no images.
     """
-    if batch_size < 1:
-        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size}")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"batches: batch_size must be at least 1, got {batch_size!r}")
     if len(images) == 0:
         raise ValueError("batches: there are no images to draw from")
     # an expression rather than `yield`, which would put off the two checks until the first batch

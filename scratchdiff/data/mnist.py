@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -25,6 +26,7 @@ SHA256 = {
 MAX_UNPACKED = 2**30  # bytes: sixteen times the largest file of MNIST, and a bound on what a file may cost us
 MAX_PACKED = 2**24  # bytes: more than any of the four gzipped files
 CHUNK = 2**20
+SILENCE, PATIENCE = 30, 600  # seconds without a byte, and for a whole file, after which a mirror is given up
 
 
 def mnist(split="train", root=None):
@@ -115,12 +117,11 @@ def _parse_idx(stream):
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read_at_most(stream, limit, progress=lambda count: None):
+def _read_at_most(stream, limit):
     # one read(limit) would set aside `limit` bytes before it knows that there are so many
     data = bytearray()
     while chunk := stream.read(min(CHUNK, limit - len(data))):
         data += chunk
-        progress(len(chunk))
     return data
 
 
@@ -163,11 +164,12 @@ def _fetch(name, mirrors):
 
     failures = []
     for mirror in mirrors:
-        url = f"{mirror.rstrip('/')}/{name}.gz"
+        url, redirected = f"{mirror.rstrip('/')}/{name}.gz", ""
         try:
-            return _unpack(_load(url), SHA256[name])
+            packed, redirected = _load(url)
+            return _unpack(packed, SHA256[name])
         except (OSError, http.client.HTTPException, ValueError) as error:
-            failures.append(f"{url}: {error or type(error).__name__}")
+            failures.append(f"{url}{redirected}: {' '.join(str(error).split()) or type(error).__name__}")
     raise OSError(f"download_mnist: no mirror gave {name}; nothing was kept; {'; '.join(failures)}")
 
 
@@ -176,16 +178,21 @@ def _load(url):
 
     from tqdm import tqdm
 
-    with urllib.request.urlopen(url, timeout=30) as response:
+    with urllib.request.urlopen(url, timeout=SILENCE) as response:
         size = response.length or 0  # as the server says, if it does
         if size > MAX_PACKED:
             raise ValueError(f"{size} bytes are too many for a file of MNIST")
         # disable=None: silent where the output is no terminal
         with tqdm(total=size or None, desc=url.rpartition("/")[2], unit="B", unit_scale=True, disable=None) as bar:
-            packed = _read_at_most(response, MAX_PACKED, bar.update)
+            packed, began = bytearray(), time.monotonic()
+            while chunk := response.read1(min(CHUNK, MAX_PACKED - len(packed))):
+                packed += chunk
+                bar.update(len(chunk))
+                if time.monotonic() > began + PATIENCE:
+                    raise ValueError(f"only {len(packed)} bytes came in {PATIENCE} seconds")
     if len(packed) < size:
         raise ValueError(f"the connection was cut after {len(packed)} of {size} bytes")
-    return packed
+    return packed, "" if response.url == url else f", redirected to {response.url}"
 
 
 def _unpack(packed, digest):

@@ -23,8 +23,8 @@ def toy(name, n, rng):
 
     Raises ValueError for an unknown name, n < 1, and text with nothing to fill or a letter the font lacks.
     """
-    if n < 1:
-        raise ValueError(f"toy: n must be at least 1, got {n}")
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"toy: n must be at least 1, got {n!r}")
     if name in TOY_NAMES:
         points, mean, var = _SETS[name](n, rng)
     elif str(name).startswith("text:"):

@@ -144,7 +144,10 @@ class GaussianDiffusion:
 
     def denoise(self, model, xt, t, clip=True):
         """x0_hat of a model at xt, all at the one step t; limited to [−1, 1] where `clip` (images, not points)."""
-        x0_hat = self.predict_x0(xt, t, self.named(np.asarray(model(xt, np.full(len(xt), t))), xt))
+        out = self.named(np.asarray(model(xt, np.full(len(xt), t))), xt)
+        if not np.isfinite(out).all():
+            raise FloatingPointError(f"denoise: the model's output at t = {t} is not finite; have its weights diverged?")
+        x0_hat = self.predict_x0(xt, t, out)
         return np.clip(x0_hat, -1, 1) if clip else x0_hat
 
     def p_mean_logvar(self, model, xt, t, clip=True):
@@ -181,8 +184,13 @@ class GaussianDiffusion:
         A learned variance does not enter L_simple, so then L = L_hybrid = L_simple + 0.001 L_vlb in bits/dim, whose gradient
         stops at the mean: L_simple alone trains the mean, L_vlb the variance   (Nichol & Dhariwal 2021, Eq. 16).
         images: only there, whether x0 is 8-bit pixels or continuous, as for `bound`.
+        Raises ValueError unless x0 is of finite floats, and for labels that the model does not take.
         """
         x0 = np.asarray(x0)
+        if x0.dtype.kind != "f" or x0.ndim < 2 or x0.size == 0 or not np.isfinite(x0).all():
+            raise ValueError(f"loss: x0 must be finite floats (N, ...), got {x0.dtype} of shape {x0.shape}")
+        if labels is not None and (not getattr(model, "num_classes", None) or np.shape(labels) != (len(x0),)):
+            raise ValueError(f"loss: needs a model made with num_classes and {len(x0)} labels, got shape {np.shape(labels)}")
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
         eps = rng.standard_normal(x0.shape).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)
@@ -213,9 +221,12 @@ def floor_first(var: np.ndarray, alone: float) -> np.ndarray:
 
 
 def same_shape(name: str, **arguments) -> list:
-    """The arguments as arrays (Tensors stay what they are), or the ValueError that names them and their unequal shapes."""
+    """The arguments as arrays (Tensors stay what they are), or the ValueError that names them where their shapes differ or
+    they are not floats."""
     found = [a if isinstance(a, Tensor) else np.asarray(a) for a in arguments.values()]
     if found[0].shape != found[1].shape or found[0].ndim < 1:
         shapes = ", ".join(f"{key} {a.shape}" for key, a in zip(arguments, found))
         raise ValueError(f"{name}: shapes differ or have no batch axis: {shapes}")
+    if any(a.dtype.kind != "f" for a in found):
+        raise ValueError(f"{name}: needs floats, got {', '.join(f'{key} {a.dtype}' for key, a in zip(arguments, found))}")
     return found

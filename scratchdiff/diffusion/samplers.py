@@ -155,14 +155,14 @@ def last(steps: Iterator[SamplerStep]) -> SamplerStep:
 def spaced(name: str, T: int, steps: int | None) -> np.ndarray:
     """0 = τ_0 < τ_1 < ... < τ_steps = T, as even as whole numbers can be. Raises the ValueError of the sampler `name`."""
     steps = T if steps is None else steps
-    if not 1 <= steps <= T:
+    if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
         raise ValueError(f"{name}: steps must lie in 1..{T}, got {steps}")
     return np.linspace(T, 0, steps + 1).round().astype(int)[::-1]
 
 
 def check_shape(name: str, shape) -> tuple:
     """The shape as a tuple, or the ValueError of the sampler `name` if it is not that of at least one sample."""
-    shape = tuple(shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"{name}: shape must be (N, ...) with positive entries, got {shape}")
+    shape = tuple(np.atleast_1d(shape).tolist())
+    if len(shape) < 2 or any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"{name}: shape must be (N, ...) with positive integers, got {shape}")
     return shape

@@ -73,7 +73,7 @@ def forward_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
     for i in range(L):
         xi = x[i, a:b]
         for c in range(b - a):
-            centred = xi[c] - mu[c]
+            centred = np.float64(xi[c] - mu[c])  # the square of 1e20 is no float32
             total[c] += centred * centred
     for g in range(first, last):
         rstd[g] = 1 / math.sqrt(total[g * width - a : (g + 1) * width - a].sum() / (L * width) + eps)

@@ -93,8 +93,9 @@ def group_norm(x, scale, shift, groups, eps, silu):
 
     Returns y and, for the backward pass, μ and 1/σ of each group of each image: (N, groups) both."""
     xg = in_groups(x, groups)
-    mean = xg.mean(GROUP, keepdims=True)
-    rstd = 1 / np.sqrt(np.square(xg - mean).mean(GROUP, keepdims=True) + x.dtype.type(eps))
+    mean = xg.mean(GROUP, keepdims=True, dtype=np.float64).astype(x.dtype)  # float64: exact for constants, no overflow
+    var = np.square(xg - mean, dtype=np.float64).mean(GROUP, keepdims=True)
+    rstd = (1 / np.sqrt(var + eps)).astype(x.dtype)
     v = scale * ((xg - mean) * rstd).reshape(x.shape) + shift
     return activated(v, silu), mean[:, 0, :, 0], rstd[:, 0, :, 0]
 
@@ -126,7 +127,8 @@ def split(y, widths):
 
 def softmax(x):
     """exp(x)/Σ exp(x) over the last axis. Subtracting the maximum first changes nothing and keeps exp from overflowing."""
-    e = np.exp(x - x.max(-1, keepdims=True))
+    with np.errstate(over="ignore"):  # two ends of the numbers may be an infinity apart, and e^−∞ is 0 all the same
+        e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
 
@@ -139,7 +141,8 @@ def attention(q, k, v):
     """a = softmax(q kᵀ/√D), how much of v[m] goes to y[l], and y = a v. Returns y and a.
 
     q: (N, L, D), k: (N, M, D), v: (N, M, E); y: (N, L, E), a: (N, L, M)."""
-    a = softmax(q @ k.swapaxes(1, 2) / q.dtype.type(np.sqrt(q.shape[2])))
+    scores = np.matmul(q, k.swapaxes(1, 2), dtype=np.float64)  # the product of two float32 may be too large for a third
+    a = softmax(scores / np.sqrt(q.shape[2])).astype(q.dtype)
     return a @ v, a
 
 

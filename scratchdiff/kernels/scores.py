@@ -12,9 +12,16 @@ from scratchdiff.kernels.memory import prepare
 def attention(q, k, v):
     """See reference.attention."""
     q, k, v = prepare(q, k, v)
+    if q.dtype == np.float32 and largest(q) * largest(k) * q.shape[2] > float(np.finfo(np.float32).max):
+        return tuple(x.astype(np.float32) for x in attention(*(x.astype(np.float64) for x in (q, k, v))))
     y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
     forward(q, k, v, y, a)
     return y, a
+
+
+def largest(x) -> float:
+    """The largest |x|, without a copy of x."""
+    return max(float(x.max(initial=0)), -float(x.min(initial=0)))
 
 
 def attention_backward(dy, q, k, v, a):

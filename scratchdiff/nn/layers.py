@@ -20,14 +20,25 @@ def glorot(shape: tuple, rng: np.random.Generator, dtype) -> Tensor:
 
 
 def zeros(shape: tuple, dtype) -> Tensor:
-    """A parameter that starts at zero."""
+    """A parameter that starts at zero. Raises ValueError for another dtype than float32 and float64."""
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"a layer's dtype must be float32 or float64, got {dtype}")
     return Tensor(np.zeros(shape, dtype))
 
 
+def check_sizes(name: str, **sizes) -> None:
+    """Raise the ValueError of the layer `name` unless each of the sizes is a positive integer."""
+    if any(not isinstance(size, (int, np.integer)) or size < 1 for size in sizes.values()):
+        raise ValueError(f"{name}: needs positive integers, got {', '.join(f'{key}={n!r}' for key, n in sizes.items())}")
+
+
 class Linear(Module):
-    """y = x w + b, or SiLU(x) w + b if `silu`.   (..., in_features) → (..., out_features). `zero=True` starts w at zero."""
+    """y = x w + b, or SiLU(x) w + b if `silu`.   (..., in_features) → (..., out_features). `zero=True` starts w at zero.
+
+    Like every layer here, raises ValueError for sizes that are no positive integers."""
 
     def __init__(self, in_features, out_features, *, silu=False, rng, dtype=np.float32, zero=False):
+        check_sizes("Linear", in_features=in_features, out_features=out_features)
         shape = in_features, out_features
         self.silu = silu
         self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
@@ -43,6 +54,7 @@ class Conv2d(Module):
     `shift` (N, out), where given, is added to every pixel of its image."""
 
     def __init__(self, in_channels, out_channels, kernel=3, *, stride=1, padding="same", rng, dtype=np.float32, zero=False):
+        check_sizes("Conv2d", in_channels=in_channels, out_channels=out_channels, kernel=kernel, stride=stride)
         shape = kernel, kernel, in_channels, out_channels
         self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
         self.b = zeros(out_channels, dtype)
@@ -57,6 +69,9 @@ class GroupNorm(Module):
     """Group normalisation, scale 1 and shift 0 at first, then SiLU where `silu` is True.   (N, ..., channels) → same."""
 
     def __init__(self, channels, groups, *, silu=False, dtype=np.float32):
+        check_sizes("GroupNorm", channels=channels, groups=groups)
+        if channels % groups:
+            raise ValueError(f"GroupNorm: {groups} groups do not divide {channels} channels")
         self.scale = Tensor(np.ones(channels, dtype))
         self.shift = zeros(channels, dtype)
         self.groups, self.silu = groups, silu
@@ -72,6 +87,7 @@ class SelfAttention(Module):
     """
 
     def __init__(self, channels, groups, heads=1, *, rng, dtype=np.float32):
+        check_sizes("SelfAttention", channels=channels, heads=heads)
         if channels % heads:
             raise ValueError(f"SelfAttention: {heads} heads do not divide {channels} channels")
         self.norm = GroupNorm(channels, groups, dtype=dtype)
@@ -96,6 +112,7 @@ class TimestepMLP(Module):
     """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width)."""
 
     def __init__(self, dim, width, *, rng, dtype=np.float32):
+        check_sizes("TimestepMLP", dim=dim, width=width)
         self.dim, self.dtype = dim, dtype
         self.dense1 = Linear(dim, width, rng=rng, dtype=dtype)
         self.dense2 = Linear(width, width, silu=True, rng=rng, dtype=dtype)

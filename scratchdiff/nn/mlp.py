@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratchdiff.nn.layers import Linear, TimestepMLP, as_input, check_input
+from scratchdiff.nn.layers import Linear, TimestepMLP, as_input, check_input, check_sizes
 from scratchdiff.nn.module import Module
 
 
@@ -23,10 +23,13 @@ class MLP(Module):
 
     dim: coordinates of a point; width, num_blocks: of the residual trunk; out_dim: numbers it puts out, if not dim.
     xt: (N, dim), t: (N,) integers → (N, out_dim). The last layer starts at zero.
-    Raises ValueError for inputs of other shapes.
+    Raises ValueError for sizes out of range (width ≥ 4) and for inputs of other shapes.
     """
 
     def __init__(self, dim=2, width=128, num_blocks=3, out_dim=None, *, rng, dtype=np.float32):
+        check_sizes("MLP", dim=dim, width=width, num_blocks=num_blocks)
+        if width < 4:
+            raise ValueError(f"MLP: the timestep's sines and cosines need a width of at least 4, got {width}")
         self.dim, self.dtype = dim, dtype
         self.temb = TimestepMLP(width, width, rng=rng, dtype=dtype)
         self.dense_in = Linear(dim, width, rng=rng, dtype=dtype)

@@ -31,15 +31,25 @@ class Module:
         Raises ValueError naming what is missing, unexpected, of another shape or not finite; then nothing is changed.
         """
         parameters = self.parameters()
-        complaints = [f"missing {name}" for name in parameters if name not in arrays]
-        complaints += [f"unexpected {name}" for name in arrays if name not in parameters]
-        for name in parameters.keys() & arrays.keys():
-            if np.shape(arrays[name]) != parameters[name].shape:
-                complaints.append(f"{name} has shape {np.shape(arrays[name])}, not {parameters[name].shape}")
-            elif not np.isfinite(arrays[name]).all():
-                complaints.append(f"{name} is not finite")
-        if complaints:
-            more = f" and {len(complaints) - 5} more" if len(complaints) > 5 else ""
-            raise ValueError(f"{type(self).__name__}.load: " + "; ".join(sorted(complaints)[:5]) + more)
+        if complaints := misfits(parameters, arrays):
+            raise ValueError(f"{type(self).__name__}.load: {summary(complaints)}")
         for name, p in parameters.items():
             p.data = np.array(arrays[name], p.dtype)
+
+
+def misfits(parameters: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> list[str]:
+    """What keeps the arrays from being values of the parameters: missing, unexpected, of another shape, not finite."""
+    complaints = [f"missing {name}" for name in parameters if name not in arrays]
+    complaints += [f"unexpected {name}" for name in arrays if name not in parameters]
+    for name in parameters.keys() & arrays.keys():
+        if np.shape(arrays[name]) != parameters[name].shape:
+            complaints.append(f"{name} has shape {np.shape(arrays[name])}, not {parameters[name].shape}")
+        elif not np.isfinite(arrays[name]).all():
+            complaints.append(f"{name} is not finite")
+    return complaints
+
+
+def summary(complaints: list[str]) -> str:
+    """The first five in one line, and how many more there are."""
+    more = f" and {len(complaints) - 5} more" if len(complaints) > 5 else ""
+    return "; ".join(sorted(complaints)[:5]) + more

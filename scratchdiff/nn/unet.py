@@ -3,6 +3,7 @@
 import numpy as np
 
 from scratchdiff import ops
+from scratchdiff.nn import layers
 from scratchdiff.nn.layers import Conv2d, GroupNorm, Linear, SelfAttention, TimestepMLP, as_input, check_input, zeros
 from scratchdiff.nn.module import Module
 
@@ -18,6 +19,8 @@ class ResBlock(Module):
         self, in_channels, out_channels, temb_width, *, groups, attention=False, dropout=0.0, rng, dtype=np.float32
     ):
         kw = dict(rng=rng, dtype=dtype)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"ResBlock: dropout must be in [0, 1), got {dropout}")
         self.norm1 = GroupNorm(in_channels, groups, silu=True, dtype=dtype)
         self.conv1 = Conv2d(in_channels, out_channels, **kw)
         self.temb_proj = Linear(temb_width, out_channels, silu=True, **kw)
@@ -69,11 +72,15 @@ class UNet(Module):
     xt: (N, H, W, in_channels), t: (N,) integers 1..T. An array is cast to the net's dtype. `rng` draws the dropout masks;
     without it nothing is dropped. labels: (N,) integers 0..num_classes, where num_classes, as None, means any class.
     Skips are concatenated as [h, skip]; every last convolution starts at zero, so the untrained net returns 0.
-    Raises ValueError for sizes that do not divide and for inputs of other shapes.
+    Raises ValueError for sizes that are no positive integers or do not divide, and for inputs of other shapes.
     """
 
     def __init__(self, image_size, in_channels, out_channels, ch, ch_mult, num_res_blocks, attn_resolutions, groups=32,
                  dropout=0.0, dtype=np.float32, *, rng, patch_size=1, num_classes=None):  # fmt: skip
+        sizes = dict(image_size=image_size, in_channels=in_channels, out_channels=out_channels, ch=ch, groups=groups,
+                     num_res_blocks=num_res_blocks, patch_size=patch_size, levels=len(ch_mult))  # fmt: skip
+        layers.check_sizes("UNet", **sizes, num_classes=1 if num_classes is None else num_classes)
+        layers.check_sizes("UNet", **{f"ch_mult[{i}]": mult for i, mult in enumerate(ch_mult)})
         levels = len(ch_mult)
         if image_size % (patch_size * 2 ** (levels - 1)):
             raise ValueError(f"UNet: {levels} levels on patches of {patch_size} do not divide images of {image_size} pixels")

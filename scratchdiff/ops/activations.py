@@ -43,4 +43,9 @@ def gelu(x):
     from scipy.special import ndtr  # here, so that importing the package stays quick
 
     cdf = ndtr(x)
-    return x * cdf, lambda dy: (dy * (cdf + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi).astype(x.dtype)),)  # Φ' = φ
+
+    def backward(dy):
+        near = np.clip(x, -40, 40)  # φ(40) is 0 even in float64, and x² would overflow
+        return (dy * (cdf + near * np.exp(-0.5 * near * near) / np.sqrt(2 * np.pi).astype(x.dtype)),)  # Φ' = φ
+
+    return x * cdf, backward

@@ -2,6 +2,8 @@
 
 Their formulas are in `kernels/reference.py`."""
 
+import math
+
 from scratchdiff import kernels
 from scratchdiff.autograd import op
 from scratchdiff.kernels.reference import softmax as softmax_array
@@ -26,7 +28,8 @@ def attention(q, k, v):
     fits = min(q.ndim, k.ndim, v.ndim) >= 2 and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
     if not fits or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or k.shape[-2] < 1:
         raise ValueError(f"attention: shapes q {q.shape}, k {k.shape}, v {v.shape} do not fit")
-    lead, inputs = q.shape[:-2], [x.reshape(-1, *x.shape[-2:]) for x in (q, k, v)]
+    lead = q.shape[:-2]
+    inputs = [x.reshape(math.prod(lead), *x.shape[-2:]) for x in (q, k, v)]
     y, a = kernels.attention(*inputs)
 
     def backward(dy):

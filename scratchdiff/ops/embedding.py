@@ -13,7 +13,7 @@ def timestep_embedding(t, dim, *, dtype=np.float64):
     column. As in Ho et al.'s code (after Vaswani et al. 2017, section 3.5). Raises ValueError unless t is (N,) and dim ≥ 4.
     """
     t = np.asarray(t)
-    if t.ndim != 1 or dim < 4:
+    if t.ndim != 1 or not isinstance(dim, (int, np.integer)) or dim < 4 or t.dtype.kind not in "iuf":
         raise ValueError(f"timestep_embedding: needs t of shape (N,) and dim >= 4, got t {t.shape} and dim {dim}")
     half = dim // 2
     omega = np.exp(-np.log(10_000) * np.arange(half) / (half - 1))

@@ -11,8 +11,8 @@ def linear(x, w, b=None, *, silu=False):
     """y = x w + b along the last axis, or SiLU(x) w + b if `silu`.   x: (..., in), w: (in, out), b: (out,) or None.
 
     A network of linear layers has SiLU before nearly each; to do both in one pass halves the trips through memory.
-    Raises ValueError if the shapes do not fit."""
-    if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0] or (b is not None and b.shape != w.shape[1:]):
+    Raises ValueError if the shapes do not fit, or w is empty."""
+    if w.ndim != 2 or w.size == 0 or x.ndim < 1 or x.shape[-1] != w.shape[0] or (b is not None and b.shape != w.shape[1:]):
         raise ValueError(f"linear: shapes x {x.shape}, w {w.shape}, b {None if b is None else b.shape} do not fit")
     rows = x.reshape(-1, w.shape[0])  # a matrix product of two matrices is one BLAS call, whatever x's leading axes
     y = kernels.linear(rows, w, np.zeros(w.shape[1], x.dtype) if b is None else b, silu)

@@ -10,6 +10,8 @@ for ∂μ/∂x_j = 1/n and ∂σ/∂x_j = x̂_j/n. `kernels/reference.py` has it
 
 import math
 
+import numpy as np
+
 from scratchdiff import kernels
 from scratchdiff.autograd import op
 
@@ -22,7 +24,8 @@ def group_norm(x, scale, shift, *, groups, eps=1e-6, silu=False):
     the same pass over memory. Raises ValueError if `groups` does not divide C or scale and shift are not (C,).
     """
     C = x.shape[-1] if x.ndim else 0
-    if x.ndim < 2 or groups < 1 or C % groups or scale.shape != (C,) or shift.shape != (C,):
+    whole = isinstance(groups, (int, np.integer)) and groups >= 1 and C % groups == 0
+    if x.ndim < 2 or not whole or scale.shape != (C,) or shift.shape != (C,):
         raise ValueError(
             f"group_norm: {groups} groups over x {x.shape} with scale {scale.shape}, shift {shift.shape}: "
             "groups must divide the channels, scale and shift have one entry a channel"

@@ -95,7 +95,7 @@ def space_to_depth(x, *, block):
     """Each block × block patch of pixels becomes one pixel with block² times the channels. Its inverse: `depth_to_space`.
 
     x: (N, H, W, C) → (N, H/block, W/block, block² C). Raises ValueError if block does not divide H and W."""
-    if x.ndim != 4 or block < 1 or x.shape[1] % block or x.shape[2] % block:
+    if x.ndim != 4 or not isinstance(block, (int, np.integer)) or block < 1 or x.shape[1] % block or x.shape[2] % block:
         raise ValueError(f"space_to_depth: blocks of {block} × {block} do not tile images of shape {x.shape}")
     return _fold(x, block), lambda dy: (_unfold(dy, block),)
 
@@ -105,7 +105,7 @@ def depth_to_space(x, *, block):
     """(N, H, W, block² C) → (N, block H, block W, C): the inverse of `space_to_depth` (Shi et al. 2016, Eq. 4).
 
     Raises ValueError if block² does not divide the channels."""
-    if x.ndim != 4 or block < 1 or x.shape[3] % block**2:
+    if x.ndim != 4 or not isinstance(block, (int, np.integer)) or block < 1 or x.shape[3] % block**2:
         raise ValueError(f"depth_to_space: the channels of shape {x.shape} are not {block}² times a whole number")
     return _unfold(x, block), lambda dy: (_fold(dy, block),)
 

@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import struct
 import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -292,6 +293,102 @@ def test_a_failed_download_gives_one_line_and_leaves_nothing_behind(tmp_path, se
         download_mnist(tmp_path / "root", mirrors=[mirror])
     assert f"{mirror}{name}.gz" in str(error.value) and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def misbehave(monkeypatch):
+    """misbehave(do) -> address of a server that answers each request with do(handler)."""
+    monkeypatch.setenv("no_proxy", "*")
+    servers = []
+
+    def start(do):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                do(self)
+
+            def log_message(self, *args):
+                pass
+
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        servers[-1].handle_error = lambda *args: None  # the client hangs up; that is the point
+        threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/mnist/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def redirect_to_a_page(handler):
+    if handler.path == "/login":
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(HTML)
+    else:
+        handler.send_response(302)
+        handler.send_header("Location", "/login")
+        handler.end_headers()
+
+
+def redirect_for_ever(handler):
+    handler.send_response(302)
+    handler.send_header("Location", handler.path + "x")
+    handler.end_headers()
+
+
+def hang_up(handler):
+    handler.connection.close()
+
+
+def say_nothing(handler):
+    time.sleep(1)
+
+
+def stop_half_way(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(PACKED[:10])
+    handler.wfile.flush()
+    time.sleep(1)
+
+
+def drip(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    for byte in PACKED * 9:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        time.sleep(0.02)
+
+
+def never_end(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(bytes(2**16))
+
+
+MISBEHAVIOURS = {
+    redirect_to_a_page: "redirected to http://127.0.0.1:.*/login: not a gzip file; it begins with b'<!DOCTYPE html>",
+    redirect_for_ever: "302",
+    hang_up: "closed connection|reset|Remote end",
+    say_nothing: "timed out",
+    stop_half_way: "timed out",
+    drip: "only .* bytes came in 0.4 seconds",
+    never_end: "not a gzip file",
+}
+
+
+@pytest.mark.parametrize("do", MISBEHAVIOURS, ids=lambda do: do.__name__)
+def test_a_server_that_misbehaves_gives_one_line_soon_and_leaves_nothing_behind(tmp_path, misbehave, files, monkeypatch, do):
+    for name, limit in dict(SILENCE=0.3, PATIENCE=0.4, MAX_PACKED=2**20).items():
+        monkeypatch.setitem(download_mnist.__globals__, name, limit)
+    began = time.monotonic()
+    with pytest.raises(OSError, match=MISBEHAVIOURS[do]) as error:
+        download_mnist(tmp_path / "root", mirrors=[misbehave(do)])
+    assert "no mirror gave train-images-idx3-ubyte" in str(error.value) and "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == [] and time.monotonic() - began < 20
 
 
 def test_an_unreachable_host_gives_one_line_and_leaves_nothing_behind(tmp_path, files, monkeypatch):

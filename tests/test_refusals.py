@@ -1,0 +1,400 @@
+"""Every public function refuses what it cannot use: with a ValueError of one line that names it, or what it got.
+
+REFUSALS has a row for each public name; a public name without one fails the last test.
+"""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import scratchdiff as sd
+from scratchdiff import autograd, checkpoint, data, diffusion, metrics, nn, ops, optim, plots, recipes, train
+from scratchdiff.data.mnist import MIRRORS
+
+X = np.ones((2, 4, 4, 6), np.float32)
+V = np.ones(6, np.float32)
+M = np.ones((2, 3))
+RNG = np.random.default_rng(0)
+SCHEDULE = sd.linear_schedule(10)
+D = sd.GaussianDiffusion(SCHEDULE)
+NET = sd.MLP(width=8, num_blocks=1, rng=RNG)
+PARTS = NET, sd.EMA(NET.parameters()), sd.Adam(NET.parameters()), RNG
+UNET = dict(image_size=8, in_channels=1, out_channels=1, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(),
+            groups=4, rng=RNG)  # fmt: skip
+POINTS = np.ones((5, 2), np.float32)
+
+
+def unet(**changes):
+    return lambda: sd.UNet(**(UNET | changes))
+
+
+def run(points=POINTS, **settings):
+    return lambda: next(train.train(NET, D, points, PARTS[2], PARTS[1], RNG, **(dict(steps=5) | settings)))
+
+
+def nan(shape=(5, 2)):
+    a = np.ones(shape, np.float32)
+    a[0] = np.nan
+    return a
+
+
+def still(xt, t):
+    return np.zeros_like(xt)
+
+
+REFUSALS = {  # public name: [(a call, what its message says)]
+    "Tensor": [(lambda: sd.Tensor([1j]), "complex128"), (lambda: sd.Tensor("a"), "Tensor: data must be float32")],
+    "Tape": [
+        (lambda: sd.Tape().backward(sd.Tensor(1.0)), "this tape is new"),
+        (lambda: sd.Tape().backward(sd.Tensor(M)), r"scalar Tensor, got shape \(2, 3\)"),
+    ],
+    "op": [
+        (lambda: sd.op(lambda x: (x * 1j, None))(sd.Tensor(1.0)), "complex128"),
+        (lambda: sd.op(lambda x: (x.astype("f8"), None))(sd.Tensor(V)), "one dtype"),
+    ],
+    "gradcheck": [
+        (lambda: sd.gradcheck(ops.exp), "nothing to check"),
+        (lambda: sd.gradcheck(ops.exp, sd.Tensor(V)), "float32"),
+        (lambda: sd.gradcheck(ops.exp, M, max_probes=0), "max_probes must be at least 1, got 0"),
+        (lambda: sd.gradcheck(ops.exp, nan().astype("f8")), "not finite"),
+    ],
+    # ops
+    "ops.add": [(lambda: ops.add(M, V), r"add: shapes \(2, 3\) and \(6,\)")],
+    "ops.sub": [(lambda: ops.sub(M, V), "sub: shapes")],
+    "ops.mul": [
+        (lambda: ops.mul(M, V), "mul: shapes"),
+        (lambda: ops.mul(sd.Tensor(V), sd.Tensor(M[0, :1])), "mul: .*float64"),
+    ],
+    "ops.div": [(lambda: ops.div(M, V), "div: shapes")],
+    "ops.neg": [(lambda: ops.neg(np.array(1j)), "complex128")],
+    "ops.power": [(lambda: ops.power(M, V), r"power: the exponent must be one real number, got shape \(6,\)")],
+    "ops.exp": [(lambda: ops.exp(np.array(1j)), "complex128")],
+    "ops.log": [(lambda: ops.log(np.array(1j)), "complex128")],
+    "ops.sum": [(lambda: ops.sum(M, axis=2), r"sum: axis 2 .* \(2, 3\)"), (lambda: ops.sum(M, axis=(0, -2)), "each once")],
+    "ops.mean": [(lambda: ops.mean(M, axis=2), "mean: axis 2"), (lambda: ops.mean(M[:0]), "mean: nothing to average")],
+    "ops.matmul": [
+        (lambda: ops.matmul(M, M), r"matmul: shapes \(2, 3\) and \(2, 3\)"),
+        (lambda: ops.matmul(M, V), "matrices"),
+    ],
+    "ops.reshape": [(lambda: ops.reshape(M, 4, 2), r"reshape: shape \(2, 3\) cannot become \(4, 2\)")],
+    "ops.transpose": [(lambda: ops.transpose(M, 0, 0), r"transpose: \(0, 0\) is no permutation")],
+    "ops.concat": [(lambda: ops.concat([M, V]), "concat: shapes"), (lambda: ops.concat([]), "concat")],
+    "ops.getitem": [(lambda: ops.getitem(M, 5), "getitem: index 5"), (lambda: ops.getitem(M, (0, 0, 0)), "getitem")],
+    "ops.space_to_depth": [(lambda n=n: ops.space_to_depth(X, block=n), f"blocks of {n}") for n in (3, 0, -2, 2.0)],
+    "ops.depth_to_space": [(lambda n=n: ops.depth_to_space(X, block=n), f"not {n}²") for n in (2, 0, -1, 1.0)],
+    "ops.sigmoid": [(lambda: ops.sigmoid(np.array(1j)), "complex128")],
+    "ops.tanh": [(lambda: ops.tanh(np.array(1j)), "complex128")],
+    "ops.relu": [(lambda: ops.relu(np.array(1j)), "complex128")],
+    "ops.silu": [(lambda: ops.silu(np.array(1j)), "complex128")],
+    "ops.gelu": [(lambda: ops.gelu(np.array(1j)), "complex128")],
+    "ops.softmax": [
+        (lambda: ops.softmax(M[:, :0]), r"softmax: .* got shape \(2, 0\)"),
+        (lambda: ops.softmax(M[0, 0]), "softmax"),
+    ],
+    "ops.linear": [
+        (lambda: ops.linear(M, M, None), "linear: shapes"),
+        (lambda: ops.linear(M, M.T, V), "linear: shapes"),
+        (lambda: ops.linear(M[:, :0], M[:0], None), "linear: shapes"),
+    ],
+    "ops.dropout": [(lambda r=r: ops.dropout(M, rate=r, rng=RNG), f"rate must be in .*got {r}") for r in (-0.1, 1, np.nan)],
+    "ops.conv2d": [
+        (lambda: ops.conv2d(X, np.ones((3, 3, 5, 2))), "conv2d: shapes"),
+        (lambda: ops.conv2d(X[0], np.ones((3, 3, 6, 2))), "conv2d: shapes"),
+        (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), V), "conv2d: shapes"),
+        (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), stride=0), "stride must be a positive integer, got 0"),
+        (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), padding=-1), "padding must be non-negative"),
+        (lambda: ops.conv2d(X, np.ones((9, 9, 6, 2)), padding=0), "larger than the image"),
+    ],
+    "ops.group_norm": [(lambda g=g: ops.group_norm(X, V, V, groups=g), f"group_norm: {g} groups") for g in (4, 0, -1, 2.0)]
+    + [
+        (lambda: ops.group_norm(X, V[:5], V, groups=2), "group_norm"),
+        (lambda: ops.group_norm(X, V, V, groups=2, eps=0), "eps must be positive, got 0"),
+    ],
+    "ops.upsample_nearest": [(lambda f=f: ops.upsample_nearest(X, f), f"upsample_nearest: .*{f}") for f in (0, -1, 1.5)]
+    + [(lambda: ops.upsample_nearest(M), r"got \(2, 3\)")],
+    "ops.attention": [
+        (lambda: ops.attention(X, X[..., :5], X), "attention: shapes q"),
+        (lambda: ops.attention(X, X[:, :3], X), "attention: shapes"),
+        (lambda: ops.attention(V, V, V), "attention"),
+    ],
+    "ops.timestep_embedding": [
+        (lambda: ops.timestep_embedding(M, 8), r"got t \(2, 3\)"),
+        (lambda: ops.timestep_embedding([1], 3), "dim 3"),
+        (lambda: ops.timestep_embedding([1], 8.0), "8.0"),
+    ],
+    "ops.mse": [(lambda: ops.mse(M, V), r"mse: x \(2, 3\) and target \(6,\)"), (lambda: ops.mse(M[:0], M[:0]), "mse")],
+    "ops.cross_entropy": [
+        (lambda y=y: ops.cross_entropy(M, y), "cross_entropy: logits") for y in ([0], [0, 3], [0, -1], [0.0, 1.0])
+    ],
+    # networks
+    "nn.Linear": [(lambda n=n: nn.Linear(n, 3, rng=RNG), f"Linear: .*in_features={n}") for n in (0, -1, 1.5)]
+    + [(lambda t=t: nn.Linear(2, 3, rng=RNG, dtype=t), "must be float32 or float64") for t in (np.float16, int)],
+    "nn.Conv2d": [
+        (lambda: nn.Conv2d(2, 3, kernel=0, rng=RNG), "kernel=0"),
+        (lambda: nn.Conv2d(2, 3, stride=-1, rng=RNG), "stride=-1"),
+    ],
+    "nn.GroupNorm": [
+        (lambda: nn.GroupNorm(6, 4), "4 groups do not divide 6 channels"),
+        (lambda: nn.GroupNorm(6, 0), "groups=0"),
+    ],
+    "nn.SelfAttention": [
+        (lambda: nn.SelfAttention(6, 2, heads=4, rng=RNG), "4 heads do not divide 6"),
+        (lambda: nn.SelfAttention(6, 2, heads=0, rng=RNG), "heads=0"),
+    ],
+    "nn.TimestepMLP": [
+        (lambda: nn.TimestepMLP(0, 8, rng=RNG), "dim=0"),
+        (lambda: nn.TimestepMLP(8, -1, rng=RNG), "width=-1"),
+    ],
+    "nn.Module": [
+        (lambda: NET.load({}), "MLP.load: missing"),
+        (lambda: NET.load({**arrays(NET), "x": V}), "unexpected x"),
+        (lambda: NET.load({**arrays(NET), "dense_in.b": nan(8)}), "dense_in.b is not finite"),
+        (lambda: NET.load({**arrays(NET), "dense_in.b": V}), r"dense_in.b has shape \(6,\), not \(8,\)"),
+    ],
+    "nn.ResBlock": [
+        (lambda: nn.ResBlock(8, 8, 8, groups=3, rng=RNG), "3 groups do not divide 8"),
+        (lambda: nn.ResBlock(8, 8, 8, groups=4, dropout=1.0, rng=RNG), "dropout must be in .*got 1.0"),
+    ],
+    "nn.MLP": [
+        (lambda: nn.MLP(dim=0, rng=RNG), "dim=0"),
+        (lambda: nn.MLP(width=3, rng=RNG), "got 3"),
+        (lambda: nn.MLP(num_blocks=-1, rng=RNG), "num_blocks=-1"),
+        (lambda: NET(M, np.ones(2, int)), r"got \(2, 3\)"),
+        (lambda: NET(POINTS, np.ones(4, int)), r"and \(4,\)"),
+    ],
+    "nn.UNet": [
+        (unet(ch=0), "ch=0"),
+        (unet(ch_mult=()), "levels=0"),
+        (unet(ch_mult=(1, -2)), r"ch_mult\[1\]=-2"),
+        (unet(num_res_blocks=0), "num_res_blocks=0"),
+        (unet(image_size=7), "images of 7"),
+        (unet(groups=3), "3 groups"),
+        (unet(dropout=-0.5), "dropout must be in .*got -0.5"),
+        (unet(patch_size=0), "patch_size=0"),
+        (unet(num_classes=-3), "num_classes=-3"),
+        (unet(dtype=np.int64), "float32 or float64"),
+        (lambda: unet()()(X, np.ones(2, int)), r"UNet: needs xt of shape \(N, 8, 8, 1\)"),
+        (lambda: unet()()(np.ones((1, 8, 8, 1)), [1], labels=[0]), "takes no labels"),
+        (lambda: unet(num_classes=3)()(np.ones((1, 8, 8, 1)), [1], labels=[4]), "0..3"),
+    ],
+    # diffusion
+    "Schedule": [
+        (lambda b=b: sd.Schedule(b), r"betas must be a vector of numbers in \(0, 1\)")
+        for b in ([], [0.0], [1.0], [-0.1], [0.5, 1.5], [np.nan], [[0.1]])
+    ],
+    "linear_schedule": [(lambda T=T: sd.linear_schedule(T), f"T must be a positive integer, got {T}") for T in (0, -1, 2.5)]
+    + [
+        (lambda: sd.linear_schedule(9, 0.0), "betas must"),
+        (lambda: sd.linear_schedule(9, 0.1, 1.0), "betas must"),
+        (lambda: sd.linear_schedule(9, np.nan), "betas must"),
+    ],
+    "cosine_schedule": [
+        (lambda: sd.cosine_schedule(0), "got 0"),
+        (lambda: sd.cosine_schedule(9, -0.1), "got -0.1"),
+        (lambda: sd.cosine_schedule(9, np.nan), "got nan"),
+    ],
+    "GaussianDiffusion": [
+        (lambda: sd.GaussianDiffusion(SCHEDULE, "noise"), "'noise'"),
+        (lambda: sd.GaussianDiffusion(SCHEDULE, variance="large"), "'large'"),
+    ]
+    + [(lambda t=t: D.q_sample(M, t, M), r"t must lie in 1..10, got") for t in (0, 11, -1, [1, 11])]
+    + [(lambda t=t: D.q_sample(M, t, M), "t must be an integer or") for t in (1.5, np.nan, [1, 2, 3], [[1, 2]])]
+    + [
+        (lambda: D.q_sample(M, 1, V), "q_sample: shapes"),
+        (lambda: D.q_sample(M.astype(int), 1, M), "floats, got x0 int64"),
+        (lambda: D.q_posterior(M, V, 1), "q_posterior: shapes"),
+        (lambda: D.q_posterior(M, M, 0), "1..10"),
+        (lambda: D.predict_x0(M, 0, M), "1..10"),
+        (lambda: D.predict_x0(M, 1, V), "predict_x0: shapes"),
+        (lambda: D.predict_eps(M, 11, M), "1..10"),
+        (lambda: D.p_mean_logvar(still, M, 0), "1..10"),
+        (lambda: D.denoise(lambda xt, t: V, M, 1), "predict_x0: shapes"),
+        (lambda: D.loss(NET, nan(), RNG), r"loss: x0 must be finite floats \(N, ...\), got float32 of shape \(5, 2\)"),
+        (lambda: D.loss(NET, POINTS.astype(int), RNG), "got int64"),
+        (lambda: D.loss(NET, V, RNG), r"shape \(6,\)"),
+        (lambda: D.loss(NET, POINTS, RNG, labels=np.zeros(5, int)), "num_classes"),
+        (lambda: D.loss(NET, POINTS[:0], RNG), r"shape \(0, 2\)"),
+    ],
+    "ddpm_steps": [
+        (lambda s=s: sd.ddpm_steps(D, still, s, RNG), "ddpm_steps: shape must be")
+        for s in ((), (3,), (0, 2), (2, -1), (2, 1.5))
+    ],
+    "sample_ddpm": [
+        (lambda: sd.sample_ddpm(D, still, (3,), RNG), "shape must be"),
+        (lambda: sd.sample_ddpm(D, lambda xt, t: V, (3, 2), RNG), "predict_x0: shapes"),
+    ],
+    "ddim_steps": [(lambda s=s: sd.ddim_steps(D, still, (2, 2), RNG, steps=s), f"1..10, got {s}") for s in (0, -1, 11, 2.5)]
+    + [(lambda e=e: sd.ddim_steps(D, still, (2, 2), RNG, steps=9, eta=e), f"got {e}") for e in (-0.1, 1.1, np.nan)],
+    "sample_ddim": [
+        (lambda: sd.sample_ddim(D, still, (2, 2), RNG, steps=99), "1..10, got 99"),
+        (lambda: sd.sample_ddim(D, still, (2,), RNG, steps=9), "shape must be"),
+    ],
+    "guided": [
+        (lambda: sd.guided(NET, [0], 1.0), "num_classes"),
+        (lambda: sd.guided(unet(num_classes=3)(), [0], -1.0), "weight -1.0"),
+        (lambda: sd.guided(unet(num_classes=3)(), [0], np.nan), "weight nan"),
+    ],
+    # data
+    "data.toy": [(lambda n=n: data.toy("moons", n, RNG), f"toy: n must be at least 1, got {n}") for n in (0, -1, 2.5)]
+    + [(lambda: data.toy("sun", 5, RNG), "unknown set 'sun'"), (lambda: data.toy("text: ", 5, RNG), "nothing to fill")],
+    "data.batches": [(lambda n=n: data.batches(M, n, RNG), f"batch_size must be at least 1, got {n}") for n in (0, -1, 2.5)]
+    + [(lambda: data.batches(M[:0], 5, RNG), "no images")],
+    "data.mnist": [(lambda: data.mnist("valid"), "'valid'"), (lambda: data.mnist("test"), "root=")],
+    "data.read_idx": [(lambda: data.read_idx(__file__), "not an IDX file")],
+    "data.read_npy": [(lambda: data.read_npy(__file__), "not an .npy file")],
+    "data.download_mnist": [(lambda: data.download_mnist(__file__, MIRRORS), "is not a folder")],
+    # training
+    "Adam": [
+        (lambda: sd.Adam({}), "no parameters"),
+        (lambda: sd.Adam(NET.parameters(), lr=-1), "lr -1"),
+        (lambda: sd.Adam(NET.parameters(), lr=np.nan), "lr nan"),
+        (lambda: sd.Adam(NET.parameters(), betas=(1, 0.9)), "betas"),
+        (lambda: sd.Adam(NET.parameters(), eps=0), "eps 0"),
+        (lambda: sd.Adam(NET.parameters(), weight_decay=-1), "decay -1"),
+    ],
+    "EMA": [(lambda d=d: sd.EMA(NET.parameters(), d), f"EMA: decay must be in .*got {d}") for d in (-0.1, 1, np.nan)],
+    "optim.clip_grad_norm": [
+        (lambda n=n: optim.clip_grad_norm({}, n), f"max_norm must be positive, got {n}") for n in (0, -1, np.nan)
+    ],
+    "optim.warmup": [(lambda: optim.warmup(-1, 5), "warmup: .*got -1"), (lambda: optim.warmup(1, -5), "-5")],
+    "optim.cosine_decay": [
+        (lambda: optim.cosine_decay(np.nan), "cosine_decay: .*nan"),
+        (lambda: optim.cosine_decay(0, 2), "and 2"),
+    ],
+    "optim.linear_decay": [
+        (lambda: optim.linear_decay(np.nan), "linear_decay: .*nan"),
+        (lambda: optim.linear_decay(0, -1), "and -1"),
+    ],
+    "train.train": [
+        (run(steps=None), "train: give a positive number"),
+        (run(steps=-1), "steps=-1"),
+        (run(seconds=np.nan), "seconds=nan"),
+        (run(lr=-1.0), "got -1.0"),
+        (run(lr=np.nan), "got nan"),
+        (run(warmup_steps=-1), "warmup_steps"),
+        (run(clip_norm=0), "clip_norm"),
+        (run(start=-1), "start"),
+        (run(batch_size=0), "batch_size must be"),
+        (run(nan()), r"train: data must be finite floats, got float32 of shape \(5, 2\)"),
+        (run(np.full((5, 2), np.inf)), "finite floats"),
+        (run(np.ones((5, 2), np.uint8)), "got uint8"),
+        (run(POINTS[:0]), "no images"),
+        (run(labels=[1, 2]), r"5 examples need as many labels, got shape \(2,\)"),
+    ],
+    "checkpoint.save_checkpoint": [
+        (lambda: checkpoint.save_checkpoint("x.npz", *PARTS, -1, {}), "step -1"),
+        (lambda: checkpoint.save_checkpoint("x.npz", *PARTS, 1, dict(a=D)), "not JSON"),
+    ],
+    "checkpoint.load_checkpoint": [(lambda: checkpoint.load_checkpoint(__file__), "not a scratchdiff checkpoint")],
+    "checkpoint.restore": [(lambda: checkpoint.restore({}, {}, *PARTS), "restore: model does not fit the model: missing")],
+    "checkpoint.claimed": [],  # refuses only what another process holds: tests/robustness
+    "recipes.build": [
+        (lambda: recipes.build({}, RNG), "build: the recipe lacks"),
+        (lambda: recipes.build(recipes.TOY | dict(network="Net"), RNG), "'Net'"),
+        (lambda: recipes.build(recipes.TOY | dict(T=0), RNG), "got 0"),
+    ],
+    "recipes.for_images": [(lambda n=n: recipes.for_images(n, 1), f"must be even, got {n}") for n in (0, 7, -2)]
+    + [(lambda: recipes.for_images(8, 0), "0 channels")],
+    # judging and drawing
+    "metrics.look": [
+        (lambda: metrics.look(X), "look: needs finite images"),
+        (lambda: metrics.look(nan((2, 28, 28, 1))), "finite"),
+        (lambda: metrics.look(np.ones((0, 28, 28, 1))), "N >= 1"),
+    ],
+    "metrics.frechet_distance": [
+        (lambda: metrics.frechet_distance(M, M[:1]), "n, m >= 2"),
+        (lambda: metrics.frechet_distance(M, V), "got"),
+        (lambda: metrics.frechet_distance(nan((2, 3)), M), "finite"),
+    ],
+    "metrics.nearest_digits": [
+        (lambda: metrics.nearest_digits(X, X[:, :3]), "images of one size"),
+        (lambda: metrics.nearest_digits(X[:0], X), "images of one size"),
+    ],
+    "metrics.judge": [(lambda: metrics.judge(X), "look: needs")],
+    "metrics.DigitClassifier": [(lambda: metrics.DigitClassifier(rng=RNG)(X), "conv2d: shapes")],
+    "metrics.load_classifier": [],  # takes nothing
+    "plots.grid": [
+        (lambda: plots.grid(M), "grid: needs images"),
+        (lambda: plots.grid(X), "grid"),
+        (lambda: plots.grid(nan((2, 4, 4, 1))), "NaN"),
+        (lambda: plots.grid(X[..., :1], columns=-1), "-1"),
+        (lambda: plots.grid(X[..., :1], gap=-1), "-1"),
+    ],
+    "plots.to_bytes": [(lambda: plots.to_bytes(nan()), "hold NaN")],
+    "plots.enlarged": [
+        (lambda: plots.enlarged(np.ones((2, 2), np.uint8), 0), "got uint8 and 0"),
+        (lambda: plots.enlarged(M, 2), "float64"),
+    ],
+    "plots.save_images": [(lambda: plots.save_images("x.png", M), "grid")],
+    "plots.save_gif": [
+        (lambda: plots.save_gif("x.gif", []), "no frames"),
+        (lambda: plots.save_gif("x.gif", [M]), "float64"),
+    ],
+    "plots.save_strip": [
+        (lambda: plots.save_strip("x.png", [X[..., :1]], []), "1 moments and 0 titles"),
+        (lambda: plots.save_strip("x.png", [], []), "0 moments"),
+        (lambda: plots.save_strip("x.png", [M], ["a"]), "grid"),
+    ],
+    "plots.save_loss": [
+        (lambda: plots.save_loss("x.png", []), "save_loss"),
+        (lambda: plots.save_loss("x.png", M), r"\(2, 3\)"),
+    ],
+    "plots.save_clouds": [
+        (lambda: plots.save_clouds("x.png", [], []), "save_clouds"),
+        (lambda: plots.save_clouds("x.png", [M], ["a"]), r"\(2, 3\)"),
+    ],
+    "plots.cloud_frame": [(lambda: plots.cloud_frame(M, "a"), r"got \(2, 3\)")],
+    "plots.save_field": [
+        (lambda: plots.save_field("x.png", still, [M], [1]), r"\(2, 3\)"),
+        (lambda: plots.save_field("x.png", still, [], []), "0 times"),
+    ],
+    "plots.prepare": [],  # takes any path
+    "plots.axes_of_plane": [],  # takes what matplotlib takes
+}
+ROWS = [(name, call, message) for name, rows in REFUSALS.items() for call, message in rows]
+
+
+def arrays(net):
+    return {name: p.data for name, p in net.parameters().items()}
+
+
+@pytest.mark.parametrize("name, call, message", ROWS, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(ROWS)])
+def test_it_is_refused_with_a_value_error_of_one_line_that_says_what_it_got(name, call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_the_refused_calls_were_given_was_changed():
+    assert all(np.isfinite(p.data).all() for p in NET.parameters().values())
+
+
+def test_every_public_name_is_in_the_table():
+    exported = {f"{room.__name__.split('.')[-1]}.{name}" for room in (ops, nn, data) for name in room.__all__}
+    exported |= set(sd.__all__) | set(diffusion.__all__)
+    for module in (autograd, optim, train, checkpoint, recipes, metrics, plots):
+        for name, thing in vars(module).items():
+            if inspect.isroutine(thing) or inspect.isclass(thing):
+                if thing.__module__ == module.__name__ and thing.__doc__ and not name.startswith("_"):
+                    exported.add(f"{module.__name__.split('.')[-1]}.{name}")
+    kinds = {
+        "data.TOY_NAMES",
+        "SamplerStep",
+        "train.TrainStep",
+        "metrics.Judgement",
+        "autograd.Record",
+        "data",
+        "diffusion",
+        "nn",
+        "ops",
+    }
+    helpers = """train.check_limits train.find_culprit train.run_share checkpoint.flush_folder checkpoint.open_archive
+        checkpoint.directory checkpoint.read checkpoint.check_meta checkpoint.lock checkpoint.Allotment optim.share
+        metrics.symmetric_sqrt autograd.finite autograd.constant"""
+    twice = {f"{room}.{name}" for room in ("nn", "optim", "autograd") for name in sd.__all__} | {"MLP", "UNet"}
+    listed = set(REFUSALS) | {name.removeprefix("nn.") for name in REFUSALS}
+    assert exported - kinds - set(helpers.split()) - twice - listed == set()
+    assert set(REFUSALS) <= exported
