@@ -254,3 +254,32 @@ def save_curves(path, panels: list[dict], title="") -> None:
         ax.legend(fontsize=8)
     fig.suptitle(title, fontsize=12)
     fig.savefig(prepare(path), dpi=130)
+
+
+def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, bandwidth: float) -> None:
+    """Write two charts: what y, dx and dw take on each rung, and the roofline they stand under.
+
+    times: {rung: seconds for each of the three}; rates: {rung: (operations a byte, operations a second for each)}; peak:
+    operations a second; bandwidth: bytes a second."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    bars, roof = figure.subplots(1, 2)
+    names, colours = list(times), (INK, PALE, WARM)
+    for k, (what, colour) in enumerate(zip(("y", "dx", "dw"), colours)):
+        at = np.arange(len(names)) + 0.27 * (k - 1)
+        bars.barh(at, [1e3 * times[name][k] for name in names], 0.25, color=colour, label=what)
+    bars.set(xscale="log", xlabel="milliseconds (logarithmic)", title="The ladder")
+    bars.set_yticks(range(len(names)), names)
+    bars.invert_yaxis()
+    bars.legend()
+
+    intensities = [intensity for intensity, _ in rates.values()]
+    reach = np.geomspace(min(intensities) / 3, max(intensities) * 3, 200)
+    roof.plot(reach, np.minimum(peak, reach * bandwidth) / 1e9, color="black", label="roof: matrix products, memory")
+    for number, (intensity, rate) in enumerate(rates.values(), 1):
+        roof.scatter([intensity] * 3, np.array(rate) / 1e9, s=30, c=colours, zorder=3)
+        roof.annotate(str(number), (intensity, max(rate) / 1e9), (0, 6), textcoords="offset points", ha="center")
+    roof.set(xscale="log", yscale="log", xlabel="operations for each byte moved", ylabel="GFLOP/s, counted as loops do it",
+             title="Roofline: rungs 1 (loops) to 7 (what runs)")  # fmt: skip
+    roof.legend(loc="lower left")
+    figure.savefig(prepare(path), dpi=100)

@@ -20,7 +20,8 @@ def load(name):
 
 
 def test_every_demo_has_a_test_here_and_states_its_command_and_its_time():
-    assert {p.stem for p in DEMOS.glob("*.py")} == {"mnist", "toy2d", "classifier", "bound", "samplers", "oracle"}
+    assert {p.stem for p in DEMOS.glob("*.py")} == {
+        "mnist", "toy2d", "classifier", "bound", "samplers", "oracle", "kernels"}  # fmt: skip
     for path in DEMOS.glob("*.py"):
         head = path.read_text(encoding="utf-8").split('"""')[1]
         assert f"python demos/{path.name}" in head and "minute" in head
@@ -103,3 +104,11 @@ def test_the_classifier_demo_trains_saves_and_counts(tmp_path):
     assert 0 <= accuracy <= 1
     with np.load(tmp_path / "out" / "classifier.npz") as arrays:
         assert all(arrays[key].dtype == np.float16 for key in arrays.files)
+
+
+def test_the_kernels_demo_prints_a_ladder_of_equal_numbers_and_draws_it(tmp_path, capsys):
+    times = load("kernels").main(size=6, channels=4, batch=2, repeats=1, out=tmp_path)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert len(rows) == len(times) == 7
+    assert all(float(row.split()[-1]) < 2e-5 for row in rows)  # the error against the formula in float64
+    pictures_are_whole(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
-from scratchdiff.kernels.im2col import QUICK_PRODUCT, add_rows
+from scratchdiff.kernels.im2col import add_rows, quick_rows
 from scratchdiff.kernels.memory import prepare
 
 WORTH_A_THREAD = 2**20  # multiplications, or numbers of a parameter: less is done before a second thread is awake
@@ -58,7 +58,7 @@ def forward(x, w, b, silu, y, threads):
 @njit(cache=True)
 def forward_rows(x, w, b, silu, y, begin, end):
     """Rows begin..end−1, a block at a time."""
-    block = max(1, QUICK_PRODUCT // max(1, w.size))
+    block = quick_rows(w.size)
     act = np.empty((min(block, end - begin), x.shape[1]), x.dtype)
     for first in range(begin, end, block):
         last = min(first + block, end)
@@ -84,7 +84,7 @@ def backward(dy, x, w, silu, dx, dw, db):
 @njit(cache=True)
 def backward_rows(dy, x, w, silu, dx, dw, db, begin, end):
     """dx of rows begin..end−1, and what they add to dw and db."""
-    block = max(1, QUICK_PRODUCT // max(1, w.size))
+    block = quick_rows(w.size)
     act, product = np.empty((min(block, end - begin), x.shape[1]), x.dtype), np.empty_like(dw)
     for first in range(begin, end, block):
         last = min(first + block, end)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, prange
 
 QUICK_PRODUCT = 10**6  # OpenBLAS does products of up to a million multiplications without rearranging the matrices first
-MOST_ROWS, FEW_ROWS = 512, 48  # output pixels laid out at a time: at most, and rather some taps less than fewer than this
+FEW_ROWS, MOST_ROWS = 30, 512  # of a matrix: with fewer no product is quick; with more the buffers leave the cache
 
 
 def conv2d(x, w, b, s, pads):
@@ -92,10 +92,16 @@ def backward_w_blocks(x, dy, dw, s, top, left, thread, threads):
 def block(w_shape, Wo):
     """(lines, taps): how many lines of Wo output pixels are laid out at a time, and how many taps of each window."""
     kh, kw, C, Co = w_shape
-    tap = max(1, C * Co)
-    rows = min(MOST_ROWS, max(QUICK_PRODUCT // (kh * kw * tap), min(FEW_ROWS, QUICK_PRODUCT // tap)))
-    lines = max(1, rows // Wo)
-    return lines, min(kh * kw, max(1, QUICK_PRODUCT // (lines * Wo * tap)))
+    rows = QUICK_PRODUCT // max(1, kh * kw * C * Co)
+    lines = max(1, (min(MOST_ROWS, rows) if rows >= FEW_ROWS else quick_rows(C * Co)) // Wo)
+    return lines, min(kh * kw, max(1, QUICK_PRODUCT // max(1, lines * Wo * C * Co)))
+
+
+@njit(cache=True)
+def quick_rows(weights):
+    """How many rows to multiply at a time with a matrix of so many weights: what is quick, or, if that is few, many."""
+    rows = QUICK_PRODUCT // max(1, weights)
+    return min(MOST_ROWS, rows) if rows >= FEW_ROWS else MOST_ROWS
 
 
 @njit(cache=True)

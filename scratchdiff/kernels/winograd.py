@@ -27,7 +27,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.im2col import QUICK_PRODUCT, add_rows
+from scratchdiff.kernels.im2col import add_rows, quick_rows
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -39,7 +39,7 @@ TILES = 128  # tiles whose V and M are kept at once, at most: enough for quick p
 # are known when the loops are compiled tells the compiler that the lines do not overlap, and so lets it use vectors;
 # that they are not powers of two keeps the lines from competing for the same places of the cache.
 LINE = 6 * MOST_CHANNELS + 80
-PLANE = 16 * MOST_CHANNELS + 80
+PLANE = 32 * MOST_CHANNELS + 80
 
 
 def evaluation(n: int) -> np.ndarray:
@@ -125,7 +125,7 @@ def share_out(y, C):
     across = -(-tiles // run)
     threads = numba.get_num_threads()
     shares = np.arange(threads + 1) * (N * across * down) // threads
-    tiles = min(TILES, PLANE // widest, QUICK_PRODUCT // (C * Co))
+    tiles = min(TILES, PLANE // widest, quick_rows(C * Co))
     return (run, across, down, max(1, tiles // run)), shares
 
 
