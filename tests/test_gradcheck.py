@@ -19,7 +19,7 @@ def identity(x, *, wrong):
 
 def tampered(f, i, wrong):
     """f, with the gradient dx of its input number i replaced by wrong(dx)."""
-    return lambda *xs: f(*xs[:i], identity(xs[i], wrong=wrong), *xs[i + 1 :])
+    return lambda *xs, **settings: f(*xs[:i], identity(xs[i], wrong=wrong), *xs[i + 1 :], **settings)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e.name)
