@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 _active: ContextVar["Tape | None"] = ContextVar("tape", default=None)
 
 
@@ -35,7 +36,7 @@ class Tensor:
         data = np.asarray(data)
         if data.dtype.kind in "iub":
             data = data.astype(np.float64)
-        if data.dtype not in (np.float32, np.float64):
+        if data.dtype not in FLOATS:
             raise ValueError(f"Tensor: data must be float32 or float64 (or integers), got {data.dtype}")
         self.data, self.grad = data, None
 
@@ -122,12 +123,12 @@ class Tape:
             if dy is None:  # the loss does not depend on this op
                 continue
             grads = backward(dy)
-            if any(isinstance(x, Tensor) for x in args[len(grads) :]):
+            if len(grads) < len(args) and any(isinstance(x, Tensor) for x in args[len(grads) :]):
                 raise ValueError(f"{name}: backward returned {len(grads)} gradients, but a later argument is a Tensor")
             for i, (x, dx) in enumerate(zip(args, grads)):
                 if not isinstance(x, Tensor) or dx is None:
                     continue
-                if np.shape(dx) != x.shape:
+                if np.shape(dx) != x.data.shape:
                     raise ValueError(
                         f"{name}: backward returned a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
                     )
@@ -164,15 +165,16 @@ def op(f: Callable) -> Callable:
 
     @functools.wraps(f)
     def lifted(*args, **settings):
-        if any(isinstance(value, Tensor) for value in settings.values()):  # group_norm(x, shift=b, scale=s, groups=8)
+        if settings and any(isinstance(value, Tensor) for value in settings.values()):  # group_norm(x, shift=b, groups=8)
             bound = inspect.signature(f).bind(*args, **settings)
             args, settings = bound.args, bound.kwargs
-        dtype = next((a.data.dtype for a in args if isinstance(a, Tensor)), None)
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if not tensors:
+            return Tensor(f(*args, **settings)[0])
+        dtype = tensors[0].data.dtype
         y, backward = f(*[a.data if isinstance(a, Tensor) else constant(a, dtype) for a in args], **settings)
         out = Tensor(y)
-        if dtype is None:
-            return out
-        if out.data.dtype != dtype or any(isinstance(a, Tensor) and a.data.dtype != dtype for a in args):
+        if {out.data.dtype, *[a.data.dtype for a in tensors]} != {dtype}:
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
         if (tape := _active.get()) is not None:
@@ -186,6 +188,6 @@ def op(f: Callable) -> Callable:
 
 def constant(a, dtype):
     """A plain argument of an op: NumPy's floats in the Tensors' dtype, for float32 times a float64 would be a float64."""
-    if dtype is not None and isinstance(a, (np.ndarray, np.floating)) and a.dtype != dtype and a.dtype.kind == "f":
+    if isinstance(a, (np.ndarray, np.floating)) and a.dtype != dtype and a.dtype.kind == "f":
         return a.astype(dtype)
     return a
