@@ -104,6 +104,8 @@ def draw(path, results) -> None:
         rate.set(title=f"by {what}")
         rate.set_ylim(bottom=0)
         memory.set(xlabel=what, yscale="log")
+        memory.yaxis.set_major_formatter("{x:g}")
+        memory.yaxis.set_minor_formatter("{x:.1g}")
     axes[0, 0].set_ylabel("GFLOP/s of a training step")
     axes[1, 0].set_ylabel("peak memory, GB")
     axes[0, 0].legend()
