@@ -226,7 +226,9 @@ def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, b
     """Write two charts: what y, dx and dw take on each rung, and the roofline they stand under.
 
     times: {rung: seconds for each of the three}; rates: {rung: (operations a byte, operations a second for each)}; peak:
-    operations a second; bandwidth: bytes a second."""
+    operations a second; bandwidth: bytes a second. Raises ValueError without times and rates."""
+    if not times or not rates:
+        raise ValueError(f"save_ladder: {len(times)} times and {len(rates)} rates")
     figure = Figure(figsize=(13, 5), layout="constrained")
     FigureCanvasAgg(figure)
     bars, roof = figure.subplots(1, 2)
@@ -256,9 +258,10 @@ def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -
 
     A way goes from its first moment (small dot) to its last (large dot); the first two are drawn boldly, so that they can
     be followed. Four panels a row.
-    Raises ValueError if there is no run."""
-    if not runs:
-        raise ValueError("save_paths: no runs")
+    Raises ValueError if there is no run, or one of another shape."""
+    if not runs or any(np.ndim(moments) != 3 or np.shape(moments)[2] != 2 for moments in runs.values()):
+        shapes = [np.shape(moments) for moments in runs.values()] or "no runs"
+        raise ValueError(f"save_paths: needs runs of shape (moments, n, 2), got {shapes}")
     columns = min(4, len(runs))
     rows = -(-len(runs) // columns)
     fig = Figure(figsize=(2.9 * columns, 3.1 * rows + 0.4), layout="constrained")

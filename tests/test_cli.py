@@ -156,6 +156,8 @@ def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys
     (["train", "mnist", "--data-dir", "nowhere"], "nowhere"),
     (["train", "mnist", "--out", "run"], "run/model.npz exists; give --resume"),
     (["train", "mnist", "--out", "run", "--resume", "--steps", "9"], "was begun with steps 4, and this is steps 9"),
+    (["train", "mnist", "--out", "run", "--resume", "--steps", "4", "--variance", "fixed_large"], "begun with variance fixed_small, and"),
+    (["train", "mnist", "--out", "run", "--resume", "--steps", "4", "--variance", "learned"], "begun with .*variance fixed_small"),
     (["train", "mnist", "--out", "none", "--resume"], "none/model.npz"),
     (["sample", "none"], "none/model.npz"),
     (["sample", "run", "--steps", "2000"], "steps must lie in 1..1000, got 2000"),

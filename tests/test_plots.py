@@ -76,7 +76,7 @@ def test_paths_and_curves_fill_their_panels_and_refuse_to_draw_nothing(tmp_path,
     for name, size in (("paths.png", (1508, 858)), ("curves.png", (1612, 572))):
         with Image.open(tmp_path / name) as picture:
             assert picture.size == size and len(picture.convert("L").getcolors()) > 20
-    with pytest.raises(ValueError, match="save_paths: no runs"):
+    with pytest.raises(ValueError, match="save_paths: .* got no runs"):
         plots.save_paths(tmp_path / "none.png", {}, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="save_curves: no panels"):
         plots.save_curves(tmp_path / "none.png", [])

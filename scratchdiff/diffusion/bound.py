@@ -54,15 +54,14 @@ def variational_bound(diffusion, model, x0, rng: np.random.Generator, labels=Non
     draws: None for every t, which costs T evaluations of the network for each x0. A number k costs k: t is drawn once in
     each of k strata of 1..T, and counts for as many steps as its stratum has: unbiased, but noisier (`standard_error`).
     labels: (N,) classes, for a model that takes them: the bound is then one on −log p(x0 | label).
-    Raises ValueError for images off that grid, where a mass would mean nothing, for no x0, and unless 1 ≤ draws ≤ T.
+    Raises ValueError for images off that grid, where a mass would mean nothing, for no x0, x0 that is not finite floats,
+    labels that are not one for each, and unless 1 ≤ draws ≤ T.
     """
-    x0 = np.asarray(x0, np.float64)
-    if x0.ndim < 2 or x0.size == 0:
-        raise ValueError(f"bound: needs x0 of shape (N, ...), N >= 1, got {x0.shape}")
+    x0 = check_data("bound", x0, labels).astype(np.float64)
     N, T = len(x0), diffusion.schedule.T
     if images:
         check_pixels("bound", x0)
-    if draws is not None and not 1 <= draws <= T:
+    if draws is not None and not (isinstance(draws, (int, np.integer)) and 1 <= draws <= T):
         raise ValueError(f"bound: draws must lie in 1..{T}, got {draws}")
     ends = strata(T, T if draws is None else draws)
     size = np.diff(ends)  # (k,)
@@ -128,12 +127,15 @@ def vlb_loss(diffusion, model, x0, rng: np.random.Generator, labels=None, times=
 
     t is uniform and L_{t−1} counts T times; or t is drawn by `times`, an ImportanceTimes, and counts 1/p_t
     (Nichol & Dhariwal 2021, Eq. 18). Draws t, then ε, and then hides labels as `diffusion.loss`. Gradients flow into the
-    mean and into a learned variance. Raises ValueError as `bound` does for images.
+    mean and into a learned variance. Raises ValueError as `bound` does,
+    and for times of another T.
     """
-    x0 = np.asarray(x0)
+    x0 = check_data("vlb_loss", x0, labels)
     if images:
         check_pixels("vlb_loss", x0)
     T = diffusion.schedule.T
+    if times is not None and len(times.seen) != T:
+        raise ValueError(f"vlb_loss: times of {len(times.seen)} steps for a diffusion that has {T}")
     t, weight = (rng.integers(1, T + 1, size=len(x0)), np.full(len(x0), T)) if times is None else times.draw(rng, len(x0))
     xt = diffusion.q_sample(x0, t, rng.standard_normal(x0.shape).astype(x0.dtype))
     out, logvar = diffusion.read(diffusion.ask(model, xt, t, rng, labels), xt, t)
@@ -141,6 +143,16 @@ def vlb_loss(diffusion, model, x0, rng: np.random.Generator, labels=None, times=
     if times is not None:
         times.update(t, nats.data)
     return (nats * weight.astype(x0.dtype)).mean() / float(x0[0].size * np.log(2))
+
+
+def check_data(name: str, x0, labels=None) -> np.ndarray:
+    """x0 as an array, or the ValueError of the function `name` unless it is finite floats (N, ...) and labels fit it."""
+    x0 = np.asarray(x0)
+    if x0.dtype.kind != "f" or x0.ndim < 2 or x0.size == 0 or not np.isfinite(x0).all():
+        raise ValueError(f"{name}: x0 must be finite floats (N, ...), got {x0.dtype} of shape {x0.shape}")
+    if labels is not None and np.shape(labels) != (len(x0),):
+        raise ValueError(f"{name}: needs {len(x0)} labels, got shape {np.shape(labels)}")
+    return x0
 
 
 def check_pixels(name: str, x0) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from scratchdiff import ops
 from scratchdiff.autograd import Tensor
-from scratchdiff.diffusion.bound import Bound, check_pixels, step_nats, variational_bound
+from scratchdiff.diffusion.bound import Bound, check_data, check_pixels, step_nats, variational_bound
 from scratchdiff.diffusion.schedule import Schedule
 from scratchdiff.diffusion.weighting import min_snr_weights
 
@@ -168,6 +168,8 @@ class GaussianDiffusion:
         """The network's output in training: with dropout, if it has any, and one label in ten hidden from it."""
         extra = {}
         if labels is not None:
+            if not getattr(model, "num_classes", None):
+                raise ValueError(f"loss: labels need a model made with num_classes, got {type(model).__name__}")
             hidden = rng.random(len(xt)) < 0.1
             extra["labels"] = np.where(hidden, model.num_classes, labels)
         if getattr(model, "dropout", 0):  # it draws its masks from rng; without one it drops nothing, as in sampling
@@ -186,11 +188,7 @@ class GaussianDiffusion:
         images: only there, whether x0 is 8-bit pixels or continuous, as for `bound`.
         Raises ValueError unless x0 is of finite floats, and for labels that the model does not take.
         """
-        x0 = np.asarray(x0)
-        if x0.dtype.kind != "f" or x0.ndim < 2 or x0.size == 0 or not np.isfinite(x0).all():
-            raise ValueError(f"loss: x0 must be finite floats (N, ...), got {x0.dtype} of shape {x0.shape}")
-        if labels is not None and (not getattr(model, "num_classes", None) or np.shape(labels) != (len(x0),)):
-            raise ValueError(f"loss: needs a model made with num_classes and {len(x0)} labels, got shape {np.shape(labels)}")
+        x0 = check_data("loss", x0, labels)
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
         eps = rng.standard_normal(x0.shape).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)

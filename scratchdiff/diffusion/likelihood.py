@@ -14,6 +14,7 @@ vᵀ(∂f/∂y) v is the trace, so a few do, at the price of some noise   (Hutch
 import numpy as np
 
 from scratchdiff.autograd import Tape, Tensor
+from scratchdiff.diffusion.bound import check_data, check_pixels
 
 
 def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, probes=None, rtol=1e-6) -> np.ndarray:
@@ -26,15 +27,18 @@ def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, p
 
     x0 is taken for an x_1, data with the least noise that the network knows, so p is the density p_1 of the ODE's samples.
     Each parameter's grad gathers what the walks leave there: zero them before training on.
-    Raises ValueError for probes < 1 or without an rng; RuntimeError where SciPy finds no way.
+    Raises ValueError unless x0 is of finite floats, probes ≥ 1 with an rng and rtol > 0; RuntimeError where SciPy
+    finds no way.
     """
     from scipy.integrate import solve_ivp
 
-    x0 = np.asarray(x0)
+    x0 = check_data("ode_log_prob", x0)
+    if not rtol > 0:
+        raise ValueError(f"ode_log_prob: rtol must be positive, got {rtol}")
     N, d = len(x0), x0[0].size
     if probes is None:
         v = np.broadcast_to(np.eye(d)[:, None], (d, N, d)).reshape(d, *x0.shape)
-    elif probes < 1 or rng is None:
+    elif not isinstance(probes, (int, np.integer)) or probes < 1 or rng is None:
         raise ValueError(f"ode_log_prob: random probes need an rng and must be 1 or more, got {probes} and {rng}")
     else:
         v = rng.choice([-1.0, 1.0], (probes, *x0.shape)) * np.sqrt(1 / probes)  # so that the sum of vᵀJv is their mean
@@ -79,13 +83,17 @@ def eps_and_divergence(diffusion, model, x, t, v) -> tuple[np.ndarray, np.ndarra
 def dequantised(x0, rng: np.random.Generator) -> np.ndarray:
     """Images of 8-bit pixels in [−1, 1] with each pixel moved to a random place of its own 256th: x0 + U(−1, 1)/255.
 
-    A density can be had only of such data, for on points it may grow without limit   (Theis et al. 2016, section 3.1)."""
-    x0 = np.asarray(x0)
+    A density can be had only of such data, for on points it may grow without limit   (Theis et al. 2016, section 3.1).
+    Raises ValueError for images that are not floats of the values k/127.5 − 1."""
+    x0 = check_data("dequantised", x0)
+    check_pixels("dequantised", x0)
     return (x0 + rng.uniform(-1, 1, x0.shape) / 255).astype(x0.dtype)
 
 
 def bits_per_dim(log_prob, d: int) -> np.ndarray:
     """−log₂ P(pixels)/d from the log-density in nats of dequantised images of d numbers: an upper bound in the mean.
 
-    A pixel is 2/255 wide, so P = p · (2/255)^d."""
+    A pixel is 2/255 wide, so P = p · (2/255)^d. Raises ValueError unless d ≥ 1."""
+    if not d >= 1:
+        raise ValueError(f"bits_per_dim: d must be at least 1, got {d}")
     return -(np.asarray(log_prob) / d + np.log(2 / 255)) / np.log(2)

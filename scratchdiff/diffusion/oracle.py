@@ -16,6 +16,7 @@ attention, if you like), and sampling with it gives the data back and nothing el
 import numpy as np
 
 from scratchdiff.autograd import op
+from scratchdiff.diffusion.bound import check_data
 
 
 class Oracle:
@@ -28,16 +29,23 @@ class Oracle:
     The oracle is a model: oracle(xt, t) is what a perfect network would put out, in the diffusion's own `predict`
     parametrisation, so that any sampler, loss or bound takes it. Everywhere x is (N, ...), t whole or real in [1, T], one or
     one for each x. Everything is computed in float64.
-    Raises ValueError for shapes that do not fit and for negative variances or weights.
+    Raises ValueError for shapes that do not fit, for what is not finite, for variances or weights that are negative, and for
+    covariances that are not symmetric.
     """
 
     def __init__(self, diffusion, means, cov=0.0, weights=None):
         means, cov = np.asarray(means, np.float64), np.asarray(cov, np.float64)
         K, d = len(means), int(np.prod(means.shape[1:]))
         weights = np.ones(K) if weights is None else np.asarray(weights, np.float64)
-        if means.ndim < 2 or cov.shape not in ((), (K,), (K, d, d)) or weights.shape != (K,):
+        if means.ndim < 2 or means.size == 0 or cov.shape not in ((), (K,), (K, d, d)) or weights.shape != (K,):
             raise ValueError(f"Oracle: needs means (K, ...), cov a number, (K,) or (K, d, d), and weights (K,), "
                              f"got {means.shape}, {cov.shape}, {weights.shape}")  # fmt: skip
+        if not all(np.isfinite(a).all() for a in (means, cov, weights)):
+            raise ValueError("Oracle: means, cov and weights must be finite")
+        if (weights < 0).any() or weights.sum() == 0:
+            raise ValueError(f"Oracle: weights must not be negative, nor all 0, got {weights.min()}..{weights.max()}")
+        if cov.ndim == 3 and not np.allclose(cov, cov.swapaxes(1, 2)):
+            raise ValueError("Oracle: the covariances must be symmetric")  # eigh would read one half and not say so
         self.diffusion, self.shape, self.d = diffusion, means.shape[1:], d
         self.means, self.weights = means.reshape(K, d), weights / weights.sum()
         # C_k = U_k diag(λ_k) U_kᵀ, so that S_k is diagonal in the same axes at every t; a round component needs no axes
@@ -45,8 +53,8 @@ class Oracle:
             self.lam, self.axes = np.linalg.eigh(cov)
         else:
             self.lam, self.axes = np.broadcast_to(cov, K), None
-        if (self.lam < -1e-12).any() or (weights < 0).any():
-            raise ValueError(f"Oracle: variances and weights must not be negative, got {self.lam.min()}, {weights.min()}")
+        if (self.lam < -1e-12).any():
+            raise ValueError(f"Oracle: variances must not be negative, got {self.lam.min()}")
 
     def __call__(self, xt, t):
         """The best output for x_t, of its shape and dtype: E[target | x_t]. A Tensor, with its gradient where xt is one."""
@@ -190,11 +198,14 @@ def best_output(xt, oracle, t):
 def loss_at(diffusion, model, x0, t, rng: np.random.Generator) -> float:
     """The loss of any model at the one step t: mean((target − model(x_t, t))²) over x0 (N, ...), with ε from rng.
 
-    Held against `Oracle.floor` it tells a loss that cannot fall from one that does not."""
-    x0 = np.asarray(x0)
+    Held against `Oracle.floor` it tells a loss that cannot fall from one that does not.
+    Raises ValueError unless x0 is of finite floats, t in 1..T and the output of x0's shape."""
+    x0 = check_data("loss_at", x0)
     eps = rng.standard_normal(x0.shape).astype(x0.dtype)
     xt = diffusion.q_sample(x0, t, eps)
     out = diffusion.named(np.asarray(model(xt, np.full(len(x0), t))), xt)
+    if out.shape != xt.shape:  # it would broadcast
+        raise ValueError(f"loss_at: the model must give what is shaped like x_t {xt.shape}, got {out.shape}")
     return float(np.square(diffusion.target(x0, t, eps) - out).mean(dtype=np.float64))
 
 

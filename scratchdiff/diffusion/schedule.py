@@ -52,7 +52,11 @@ class Schedule:
     def sigma(self, t):
         """σ_t = √((1−ᾱ_t)/ᾱ_t), the noise in units of the signal, for real t in [1, T] (number or array).
 
-        Whole steps have the σ of their ᾱ; between two of them log σ is a straight line. Karras et al. 2022 count time so."""
+        Whole steps have the σ of their ᾱ; between two of them log σ is a straight line. Karras et al. 2022 count time so.
+        Raises ValueError for other t."""
+        t = np.asarray(t)
+        if not ((1 <= t) & (t <= self.T)).all():
+            raise ValueError(f"Schedule.sigma: t must lie in [1, {self.T}], got {t}")
         return np.exp(np.interp(t, np.arange(1, self.T + 1), self.log_sigma()))
 
     def time(self, sigma):
@@ -73,6 +77,7 @@ def linear_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0
     """β_t from beta_start to beta_end in equal steps   (Ho et al. 2020, section 4). Made for T = 1000: ᾱ_T = 4e-5.
 
     Raises ValueError unless T ≥ 1 and both ends lie in (0, 1)."""
+    check_ends("linear_schedule", beta_start, beta_end)
     return Schedule(np.linspace(beta_start, beta_end, check_T("linear_schedule", T)))
 
 

@@ -30,9 +30,12 @@ class ImportanceTimes:
 
     E[L_t²] is that of the last ten losses seen at each t; until every t of 1..T has ten, t is uniform. One draw in a
     thousand always is. (Nichol & Dhariwal 2021, Eq. 18.) It learns from `update`, which `vlb_loss` calls.
+    Raises ValueError unless T ≥ 1, and in `update` for t outside 1..T and losses that are not finite and one for each.
     """
 
     def __init__(self, T: int):
+        if not isinstance(T, (int, np.integer)) or T < 1:
+            raise ValueError(f"ImportanceTimes: T must be a positive integer, got {T!r}")
         self.losses = np.zeros((T, HISTORY))  # a ring for each t
         self.seen = np.zeros(T, int)
 
@@ -52,6 +55,12 @@ class ImportanceTimes:
 
     def update(self, t, losses) -> None:
         """Note losses (n,) met at the times t (n,), the oldest of each t making room."""
-        for k, loss in zip(np.asarray(t) - 1, losses):
+        t, losses = np.asarray(t), np.asarray(losses)
+        fits = t.dtype.kind in "iu" and t.ndim == 1 and t.shape == losses.shape and ((1 <= t) & (t <= len(self.seen))).all()
+        if not fits or not np.isfinite(losses).all():
+            raise ValueError(
+                f"ImportanceTimes: needs t in 1..{len(self.seen)} and as many finite losses, got {t} and {losses}"
+            )
+        for k, loss in zip(t - 1, losses):
             self.losses[k, self.seen[k] % HISTORY] = loss
             self.seen[k] += 1

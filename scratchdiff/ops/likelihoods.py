@@ -11,10 +11,13 @@ LOG_2PI = np.log(2 * np.pi)
 
 
 def check_entries(name: str, x, *others) -> None:
-    """Raise the ValueError of an op whose arguments have not all the shape of the first."""
+    """Raise the ValueError of the op `name` unless its arguments are floats, all of the shape of the first."""
     if any(np.shape(other) != np.shape(x) for other in others):
         shapes = ", ".join(str(np.shape(a)) for a in (x, *others))
         raise ValueError(f"{name}: all arguments must have one shape, got {shapes}")
+    dtypes = [np.asarray(a).dtype for a in (x, *others)]
+    if any(dtype.kind != "f" for dtype in dtypes):
+        raise ValueError(f"{name}: needs floats, got {', '.join(map(str, dtypes))}")
 
 
 @op
