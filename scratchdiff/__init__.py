@@ -8,7 +8,7 @@ The files are chapters, and each imports only from the ones before it:
     ops/            every op: forward and hand-derived backward side by side
     nn/             layers, the MLP and the U-Net: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates
-    diffusion/      the noise schedule, the process, its losses and its bound, the samplers
+    diffusion/      the noise schedule, the process, its losses and its bound, the samplers, the oracle, the likelihood
     data/           points in the plane, MNIST
     recipes.py      settings that were measured
     train.py        the loop

@@ -195,7 +195,7 @@ def test_L_vlb_with_uniform_t_estimates_the_whole_bound_but_L_T():
     (lambda d, rng: sd.vlb_loss(d, constant, np.full((2, 3), 0.3), rng), "vlb_loss: images must have 8-bit values"),
     (lambda d, rng: d.bound(constant, np.ones((2, 3)), rng, draws=0), "bound: draws must lie in 1..12, got 0"),
     (lambda d, rng: d.bound(constant, np.ones((2, 3)), rng, draws=13), "bound: draws must lie in 1..12, got 13"),
-    (lambda d, rng: d.bound(constant, np.ones((0, 3)), rng), r"bound: x0 must be finite floats \(N, ...\), got float64 of shape \(0, 3\)"),
+    (lambda d, rng: d.bound(constant, np.ones((0, 3)), rng), r"bound: x0 must be finite floats"),
     (lambda d, rng: LEARNED.bound(constant, np.ones((2, 3)), rng), "'learned' needs a network with 6 output channels"),
     (lambda d, rng: LEARNED.loss(lambda x, t: np.zeros((2, 6)), np.full((2, 3), 0.3), rng), "loss: images must have 8-bit"),
 ])  # fmt: skip
