@@ -67,6 +67,17 @@ def depth_to_space(x, block):
     return last(F.pixel_shuffle(first(x).unflatten(1, (block**2, C)).transpose(1, 2).flatten(1, 2), block))
 
 
+def normal(mean, logvar):
+    return torch.distributions.Normal(mean, torch.exp(0.5 * logvar))
+
+
+def mass_of_pixels(mean, logvar):
+    x, q = torch.from_numpy(PIXELS), normal(mean, logvar)
+    above = torch.where(x == 1, 1, q.cdf(x + 1 / 255))
+    return torch.log(above - torch.where(x == -1, 0, q.cdf(x - 1 / 255)))
+
+
+PIXELS = np.array([[0, 255, 100], [17, 128, 200]]) / 127.5 - 1
 MASK = np.random.default_rng(3).random((4, 5)) >= 0.4
 LABELS = [4, 0, 4]
 PAIR = ((2, 1, 3), (5, 1))
@@ -101,7 +112,14 @@ CASES = [
     Case("silu", ops.silu, F.silu, ((4, 5),)),
     Case("gelu", ops.gelu, F.gelu, ((4, 5),)),
     Case("softmax", ops.softmax, lambda x: torch.softmax(x, -1), ((2, 3, 5),)),
+    Case("normal_kl", ops.normal_kl, lambda m, v, n, w: torch.distributions.kl_divergence(normal(m, v), normal(n, w)),
+         ((2, 3),) * 4),
+    Case("normal_log_prob", ops.normal_log_prob, lambda x, m, v: normal(m, v).log_prob(x), ((2, 3),) * 3),
+    Case("discretized_normal_log_prob", lambda m, v: ops.discretized_normal_log_prob(PIXELS, m, v), mass_of_pixels,
+         ((2, 3),) * 2),
     Case("linear", ops.linear, lambda x, w, b: F.linear(x, w.T, b), ((2, 3, 5), (5, 4), (4,))),
+    Case("linear", lambda *xs: ops.linear(*xs, silu=True), lambda x, w, b: F.linear(F.silu(x), w.T, b),
+         ((2, 5), (5, 4), (4,))),
     Case("linear", ops.linear, lambda x, w: F.linear(x, w.T), ((3, 5), (5, 4))),
     Case("dropout", lambda x: ops.dropout(x, rate=0.4, rng=np.random.default_rng(3)),
          lambda x: x * torch.from_numpy(MASK) / 0.6, (MASK.shape,)),
