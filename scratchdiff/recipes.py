@@ -18,6 +18,7 @@ from scratchdiff.diffusion import (
 from scratchdiff.nn import MLP, UNet
 
 NETWORKS = {"UNet": UNet, "MLP": MLP}
+# (zero_terminal_snr changes a schedule rather than being one, and suits no recipe that predicts eps: call it yourself)
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": quadratic_schedule,
              "constant": constant_schedule, "jsd": jsd_schedule, "sigmoid_beta": sigmoid_beta_schedule,
              "sigmoid_alpha_bar": sigmoid_alpha_bar_schedule}  # fmt: skip
