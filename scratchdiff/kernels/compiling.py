@@ -65,10 +65,13 @@ announce = Announce()
 
 
 def wait_for_gradients() -> None:
-    """Return once the second process has ended, if there is one."""
+    """Return once the second process has ended, if there is one. After five minutes it is given up, and ended."""
     global second
     if second is not None:
-        second.wait()
+        try:
+            second.wait(timeout=300)
+        except subprocess.TimeoutExpired:
+            second.kill()
         second = None
 
 
