@@ -223,7 +223,7 @@ def main(size=28, channels=64, batch=32, repeats=5, out="runs/kernels"):
     # %% The ladder. Arithmetic is counted as the loops do it, two operations for each product, whatever a rung really does.
     # Python gets a small piece of the work: the whole would take it hours.
     print(f"{batch} images of {size}², {channels} → {channels} channels, float32; the share of the peak is in brackets\n")
-    print(f"{'':28}{'y':>22}{'dx':>22}{'dw':>22}{'largest error':>16}")
+    print(f"{'':28}{'y':>24}{'dx':>24}{'dw':>24}{'largest error':>16}")
     work, wanted = arrays(batch, size, channels), None
     rates, times = {}, {}
     for name, rung, passes in RUNGS:
@@ -237,8 +237,8 @@ def main(size=28, channels=64, batch=32, repeats=5, out="runs/kernels"):
         error = max(np.abs(g - v).max() / np.abs(v).max() for g, v in zip(got, want))
         taken = [seconds(f, 1 if rung is compiled else repeats) * 2 * work[0].size * 9 * channels / flops for f in functions]
         rate = [2 * work[0].size * 9 * channels / t for t in taken]
-        cells = [f"{1e3 * t:.4g} ms ({r / peak:.2%})" for t, r in zip(taken, rate)]
-        print(f"{name:28}" + "".join(f"{cell:>22}" for cell in cells) + f"{error:>16.0e}", flush=True)
+        cells = [f"{1e3 * t:.4g} ms ({100 * r / peak:.2g}%)" for t, r in zip(taken, rate)]
+        print(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells) + f"{error:>16.0e}", flush=True)
         rates[name] = (9 * 2 * channels / (4 * passes), rate)
         times[name] = taken
     save_ladder(Path(out) / "ladder.png", times, rates, peak, bandwidth)

@@ -249,6 +249,7 @@ def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, b
         roof.annotate(str(number), (intensity, max(rate) / 1e9), (0, 6), textcoords="offset points", ha="center")
     roof.set(xscale="log", yscale="log", xlabel="operations for each byte moved", ylabel="GFLOP/s, counted as loops do it",
              title="Roofline: rungs 1 (loops) to 7 (what runs)")  # fmt: skip
+    roof.set_ylim(top=4 * max(peak, *(max(rate) for _, rate in rates.values())) / 1e9)
     roof.legend(loc="lower left")
     figure.savefig(prepare(path), dpi=100)
 
