@@ -237,7 +237,7 @@ def main(size=28, channels=64, batch=32, repeats=5, out="runs/kernels"):
         error = max(np.abs(g - v).max() / np.abs(v).max() for g, v in zip(got, want))
         taken = [seconds(f, 1 if rung is compiled else repeats) * 2 * work[0].size * 9 * channels / flops for f in functions]
         rate = [2 * work[0].size * 9 * channels / t for t in taken]
-        cells = [f"{1e3 * t:.4g} ms ({100 * r / peak:.2g}%)" for t, r in zip(taken, rate)]
+        cells = [f"{1e3 * t:.4g} ms ({100 * r / peak:.{2 if r < peak / 10 else 3}g}%)" for t, r in zip(taken, rate)]
         print(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells) + f"{error:>16.0e}", flush=True)
         rates[name] = (9 * 2 * channels / (4 * passes), rate)
         times[name] = taken
