@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 import scratchdiff as sd
-from scratchdiff.cli import load_run
 from scratchdiff.diffusion.bound import step_nats
 from scratchdiff.diffusion.oracle import Oracle
 from scratchdiff.plots import save_bound, save_curves, save_schedules
 from scratchdiff.progress import watch_training
 from scratchdiff.recipes import TOY, build, with_variance
+from scratchdiff.runs import load_run
 from scratchdiff.train import train
 
 LOOKS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0)  # the shares of the training after which the gradient's noise is measured

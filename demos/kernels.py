@@ -239,7 +239,7 @@ def main(size=28, channels=64, batch=32, repeats=5, out="runs/kernels"):
         rate = [2 * work[0].size * 9 * channels / t for t in taken]
         cells = [f"{1e3 * t:.4g} ms ({100 * r / peak:.{2 if r < peak / 10 else 3}g}%)" for t, r in zip(taken, rate)]
         print(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells) + f"{error:>16.0e}", flush=True)
-        rates[name] = (9 * 2 * channels / (4 * passes), rate)
+        rates[name] = (9 * 2 * channels / (4 * passes), rate)  # operations for each of an image's numbers; 4 bytes a number
         times[name] = taken
     save_ladder(Path(out) / "ladder.png", times, rates, peak, bandwidth)
     print(f"\nThe first row is reckoned up from one image of 6² with 4 channels. Picture in {out}/ladder.png")

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 import scratchdiff as sd
-from scratchdiff.cli import load_run
 from scratchdiff.diffusion import loss_at
 from scratchdiff.metrics import nearest_digits
 from scratchdiff.plots import save_curves, save_strip
 from scratchdiff.progress import watch_sampling, watch_training
 from scratchdiff.recipes import TOY, build
+from scratchdiff.runs import load_run
 from scratchdiff.train import train
 
 

@@ -17,11 +17,11 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 import scratchdiff as sd
-from scratchdiff.cli import load_run
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.metrics import judge
 from scratchdiff.plots import save_curves, save_paths
 from scratchdiff.progress import watch_batches
+from scratchdiff.runs import load_run
 
 # A sampler may ask the network this often. SciPy chooses for itself, so it is given tolerances instead.
 BUDGETS = (5, 10, 20, 50, 100, 200)

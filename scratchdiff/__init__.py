@@ -14,7 +14,7 @@ The files are chapters, and each imports only from the ones before it:
     train.py        the loop
     checkpoint.py   a run on disk
     metrics.py      how good are the digits?
-    plots.py        pictures;  progress.py  bars;  cli.py  the command line
+    plots.py        pictures;  progress.py  bars;  runs.py  a run's folder;  cli.py  the command line
 
 Read them in this order, or begin at demos/mnist.py and look up what it calls.
 """

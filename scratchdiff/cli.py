@@ -16,19 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from scratchdiff.autograd import Tape
-from scratchdiff.checkpoint import Allotment, claimed, load_checkpoint, restore, save_checkpoint
-from scratchdiff.data import mnist, read_npy, toy
-from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, guided, ode_log_prob
+from scratchdiff.checkpoint import claimed, load_checkpoint, restore, save_checkpoint
+from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, ode_log_prob
 from scratchdiff.diffusion.gaussian import VARIANCES
-from scratchdiff.diffusion.samplers import last
 from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
-from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, for_images, with_variance
+from scratchdiff.recipes import TOY, YARDSTICK, build, with_variance
+from scratchdiff.runs import CHECKPOINT, draw, examples, load_data, load_images, load_run
 from scratchdiff.train import train
-
-CHECKPOINT = "model.npz"
 
 
 def main(argv=None) -> int:
@@ -120,32 +117,6 @@ def count(text: str) -> int:
     return 0 if int(text) == 0 else positive_int(text)
 
 
-def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """(training data, labels or None, recipe) for `train`. Raises ValueError for data in none of the forms it takes."""
-    if name == "mnist":
-        return *mnist("train", data_dir), MNIST
-    if name.startswith("toy:"):
-        return toy(name.removeprefix("toy:"), 100_000, rng).astype(np.float32), None, TOY
-    if name.endswith(".npy"):
-        images = load_images(name)
-        if images.shape[1] != images.shape[2]:
-            raise ValueError(f"{name}: images must be square, got {images.shape[1]} × {images.shape[2]}")
-        return images, None, for_images(images.shape[1], images.shape[3])
-    raise ValueError(f"train: data must be mnist, toy:NAME or an .npy file, got {name!r}")
-
-
-def load_images(path) -> np.ndarray:
-    """Images (N, H, W, C) as float32 in [−1, 1] from an .npy file of uint8 or of such floats. ValueError naming the file."""
-    images = read_npy(path)
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"{path}: needs images of shape (N, H, W, 1 or 3), got {images.shape}")
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / 127.5 - 1
-    if images.dtype.kind != "f" or not (np.abs(images) <= 1).all():  # nor is NaN
-        raise ValueError(f"{path}: images must be uint8 or floats in [-1, 1], got {images.dtype}")
-    return images.astype(np.float32)
-
-
 def run_train(args) -> int:
     """Train, saving the run every --save-every steps. Raises ValueError rather than overwrite a run."""
     out = Path(args.out or f"runs/{Path(args.data).stem if args.data.endswith('.npy') else args.data.replace(':', '_')}")
@@ -210,53 +181,8 @@ def again(args) -> list[str]:
     """The command that goes on with a run."""
     where = ["--out", args.out] if args.out else []
     where += ["--data-dir", args.data_dir] if args.data_dir else []
-    where += ["--variance", args.variance] if args.variance else []
-    numbers = dict(steps=args.steps, save_every=args.save_every, seed=args.seed)
-    numbers = [part for name, n in numbers.items() for part in (f"--{name.replace('_', '-')}", str(n))]
-    return ["scratchdiff", "train", args.data, *where, *numbers, "--resume"]
-
-
-def load_run(run) -> tuple:
-    """(model with averaged weights, diffusion, settings) of a run's folder. Raises ValueError or FileNotFoundError."""
-    meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
-    check_settings(meta["settings"])
-    model, diffusion = build(meta["settings"], Allotment(sum(a.size for a in groups["ema"].values())))
-    model.load(groups["ema"])
-    return model, diffusion, meta["settings"]
-
-
-def check_settings(settings: dict) -> None:
-    """Raise ValueError unless settings, which came out of a file, have what the recipes have, each of its kind."""
-    recipe = TOY if settings.get("network") == "MLP" else MNIST
-    wrong = [key for key, value in recipe.items() if not isinstance(settings.get(key), (type(value), int))]
-    if wrong or settings["T"] > 10**6:
-        raise ValueError(f"the run's settings lack or mistake {', '.join(wrong) or 'T'}")
-
-
-def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np.ndarray:
-    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar; each class in turn where it has them.
-
-    None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for an eta without ddim."""
-    from scratchdiff.progress import watch_sampling
-
-    model, diffusion, settings = load_run(run)
-    args = settings["network_args"]
-    one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
-    steps = steps or (diffusion.schedule.T if sampler == "ddpm" else 50)
-    guidance = settings.get("guidance") if guidance is None else guidance
-    extra = {}
-    if sampler == "ddim":
-        extra["eta"] = settings["eta"] if eta is None else eta
-    elif eta is not None:
-        raise ValueError(f"draw: eta belongs to ddim, not to {sampler}")
-    parts, of_classes = [], model
-    for first in range(0, n, 250):
-        shape = (min(250, n - first), *one)
-        if args.get("num_classes"):
-            of_classes = guided(model, np.arange(first, first + shape[0]) % args["num_classes"], guidance)
-        each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, steps=steps, clip=settings["clip"], **extra)
-        parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
-    return np.concatenate(parts).astype(np.float32)
+    numbers = ["--steps", str(args.steps), "--save-every", str(args.save_every), "--seed", str(args.seed)]
+    return ["scratchdiff", "train", args.data, *where, *numbers, "--variance", args.variance, "--resume"]
 
 
 def run_sample(args) -> None:
@@ -346,19 +272,6 @@ def print_likelihood(args) -> None:
     values = np.concatenate(parts) if points else bits_per_dim(np.concatenate(parts), x0[0].size)
     unit = "nats, log p(x)" if points else f"bits/dim{' given the digit' if told else ''}, exact but for the probes' noise"
     print(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {values.std() / np.sqrt(len(values)):.3f} {unit}")
-
-
-def examples(data: str, n: int, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """(n examples to take the bound of, or all that there are; their labels or None; what they are), for a run on `data`."""
-    if data.startswith("toy:"):
-        return toy(data.removeprefix("toy:"), n, rng), None, f"new points of {data}"
-    if data == "mnist":
-        x0, labels = mnist("test" if data_dir else "train", data_dir)
-        name = "test digits" if data_dir else "training digits"
-    else:
-        x0, labels, name = load_images(data), None, f"images of {data}"
-    some = rng.permutation(len(x0))[:n]
-    return x0[some], None if labels is None else labels[some], name
 
 
 def run_gradcheck(args) -> None:

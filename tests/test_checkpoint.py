@@ -220,8 +220,8 @@ def test_hostile_files_are_refused_in_one_line_at_once_in_little_memory_and_neve
 
 
 def test_settings_that_ask_for_an_enormous_network_are_refused_before_it_is_built(saved, tmp_path):
-    from scratchdiff.cli import load_run
     from scratchdiff.recipes import TOY
+    from scratchdiff.runs import load_run
 
     for change in (
         dict(network_args=dict(dim=2, width=10**6, num_blocks=3)),

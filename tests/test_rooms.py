@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "metrics": ALL,
     "plots": ALL,
     "progress": ALL,
-    "cli": ALL | {"plots", "progress"},
+    "runs": ALL | {"progress"},
+    "cli": ALL | {"plots", "progress", "runs"},
     "__main__": {"cli"},
 }
 LIBRARIES = {  # beyond NumPy and the standard library

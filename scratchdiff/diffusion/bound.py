@@ -127,8 +127,7 @@ def vlb_loss(diffusion, model, x0, rng: np.random.Generator, labels=None, times=
 
     t is uniform and L_{t−1} counts T times; or t is drawn by `times`, an ImportanceTimes, and counts 1/p_t
     (Nichol & Dhariwal 2021, Eq. 18). Draws t, then ε, and then hides labels as `diffusion.loss`. Gradients flow into the
-    mean and into a learned variance. Raises ValueError as `bound` does,
-    and for times of another T.
+    mean and into a learned variance. Raises ValueError as `bound` does, and for times of another T.
     """
     x0 = check_data("vlb_loss", x0, labels)
     if images:

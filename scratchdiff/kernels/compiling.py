@@ -42,9 +42,10 @@ class Announce(event.Listener):
     def __init__(self):
         self.said = self.shared = False
 
-    def on_start(self, event):
+    def on_start(self, compilation):
+        """Say it once; with the first convolution, start the second process."""
         global second
-        module = event.data["dispatcher"].py_func.__module__
+        module = compilation.data["dispatcher"].py_func.__module__
         if not self.said and module.startswith("scratchdiff.kernels"):
             print("scratchdiff: compiling the kernels, once (about half a minute) ...", file=sys.stderr, flush=True)
             self.said = True
@@ -57,8 +58,8 @@ class Announce(event.Listener):
             except OSError:  # then they are compiled here, when their time comes
                 pass
 
-    def on_end(self, event):
-        pass
+    def on_end(self, compilation):
+        """Nothing: but Numba wants a listener to have it."""
 
 
 announce = Announce()

@@ -15,7 +15,7 @@ from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.im2col import add_rows, quick_rows
 from scratchdiff.kernels.memory import prepare
 
-WORTH_A_THREAD = 2**20  # multiplications, or numbers of a parameter: less is done before a second thread is awake
+WORTH_A_THREAD = 2**20  # multiplications: fewer are done before a second thread is awake
 
 
 def linear(x, w, b, silu):
@@ -44,7 +44,7 @@ def linear_backward(dy, x, w, silu):
 
 
 def threads_for(work: int) -> int:
-    """One for little work, or all."""
+    """One for little work (in multiplications), or all."""
     return 1 if work < WORTH_A_THREAD else numba.get_num_threads()
 
 
@@ -153,7 +153,7 @@ def copy_columns(source, a, target, b, n):
 
 def adam(p, g, m, v, b1, b2, step_size, root, eps):
     """See reference.adam."""
-    threads = threads_for(16 * p.size)
+    threads = threads_for(16 * p.size)  # a number's step, with its root and quotients, takes as long as 16 products
     if threads == 1:
         adam_part(p, g, m, v, b1, b2, step_size, root, eps, 0, len(p))
     else:

@@ -62,6 +62,7 @@ def exp(a):
 
 @overload(exp)
 def choose_exp(a):
+    """What Numba compiles for `exp` of this dtype."""
     if a == types.float32:
         return lambda a: exp32(a)
     return lambda a: exp64(a)
@@ -73,6 +74,7 @@ def logistic(v):
 
 @overload(logistic)
 def choose_logistic(v):
+    """What Numba compiles for `logistic` of this dtype."""
     if v == types.float32:
         return lambda v: np.float32(1) / (np.float32(1) + exp32(-v))
     return lambda v: 1 / (1 + exp64(-v))

@@ -74,7 +74,7 @@ def sum_pixels(dy):
 
 def winograd_pays(x_shape, w_shape, s):
     """Whether there are enough pixels for the transform of the filter to be worth while (measured: 12 a channel), images
-    large enough for tiles of 4 × 4 outputs, and enough channels for loops over them."""
+    large enough for tiles of 4 × 4 outputs, and no more channels than a line of its buffers holds."""
     N, H, W, _ = x_shape
     enough_pixels = min(H, W) >= 3 and N * H * W >= 12 * max(w_shape[2:])
     return w_shape[:2] == (3, 3) and s == 1 and enough_pixels and max(w_shape[2:]) <= winograd.MOST_CHANNELS

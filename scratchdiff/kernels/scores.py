@@ -12,6 +12,7 @@ from scratchdiff.kernels.memory import prepare
 def attention(q, k, v):
     """See reference.attention."""
     q, k, v = prepare(q, k, v)
+    # a bound on every score; beyond float32 it is worked out in float64, and softmax brings it back into range
     if q.dtype == np.float32 and largest(q) * largest(k) * q.shape[2] > float(np.finfo(np.float32).max):
         return tuple(x.astype(np.float32) for x in attention(*(x.astype(np.float64) for x in (q, k, v))))
     y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)

@@ -23,6 +23,7 @@ class Example(NamedTuple):
 
 
 def dropout_with_one_mask(x):
+    """The same numbers dropped at each call, as finite differences need it."""
     return ops.dropout(x, rate=0.4, rng=np.random.default_rng(3))
 
 

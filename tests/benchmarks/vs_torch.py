@@ -8,12 +8,15 @@ The networks are the same, number for number: `tests/parity` holds them equal in
 """
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,12 +155,18 @@ def threads() -> int:
 
 
 def serve(peer: str) -> None:
-    """Read a request a line from standard input, ["time", task, batch, calls] or ["memory"]; answer in a line."""
+    """Read a request a line from standard input, ["time", task, batch, calls], ["first", task, batch], ["memory"] or
+    ["profile", task, batch]; answer in a line."""
     prepared = {}
     for line in sys.stdin:
         request = json.loads(line)
         if request[0] == "memory":
             answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        elif request[0] == "first":
+            scratchdiff_task(*request[1:])()
+            answer = None
+        elif request[0] == "profile":
+            answer = profile(scratchdiff_task(*request[1:]))
         else:
             _, task, batch, calls = request
             key = task, str(batch)
@@ -174,11 +183,27 @@ def serve(peer: str) -> None:
         print(json.dumps(answer), flush=True)
 
 
+def profile(step) -> list:
+    """[(file, share of the time spent in its own lines)] of twenty steps, the largest first."""
+    step()
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for _ in range(20):
+        step()
+    profiler.disable()
+    shares = {}
+    for (path, _, _), (_, _, own, _, _) in pstats.Stats(profiler).stats.items():
+        name = "/".join(Path(path).parts[-2:]) if "scratchdiff" in path else "NumPy, Numba and Python themselves"
+        shares[name] = shares.get(name, 0) + own
+    whole = sum(shares.values())
+    return sorted(((name, own / whole) for name, own in shares.items()), key=lambda row: -row[1])
+
+
 class Peer:
     """The other end of `serve`."""
 
-    def __init__(self, name: str):
-        env = os.environ | dict(NUMBA_NUM_THREADS=str(threads()), OPENBLAS_NUM_THREADS=str(threads()))
+    def __init__(self, name: str, **environment: str):
+        env = os.environ | dict(NUMBA_NUM_THREADS=str(threads()), OPENBLAS_NUM_THREADS=str(threads())) | environment
         self.process = subprocess.Popen([sys.executable, __file__, "--serve", name], env=env, text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
 
@@ -255,10 +280,36 @@ def report_convolutions(turns: int) -> None:
               f"| {flops / 1e9:.0f} | {flops / peak:.0%} |", flush=True)  # fmt: skip
 
 
+def report_profile() -> None:
+    """Where the time of our steps goes, file by file (the profiler itself makes small calls look dearer)."""
+    for label, (task, batch, *_) in TASKS.items():
+        if task.endswith("step"):
+            peer = Peer("scratchdiff")
+            shares = peer.ask("profile", task, batch)
+            peer.close()
+            print(f"\n{label}: " + ", ".join(f"{name} {share:.0%}" for name, share in shares if share > 0.015))
+
+
+def report_start() -> None:
+    """From starting a process to the end of its first training step, with nothing compiled yet and with everything."""
+    with tempfile.TemporaryDirectory() as empty:
+        for label in ("on a new machine", "in a later process"):
+            began = time.perf_counter()
+            peer = Peer("scratchdiff", NUMBA_CACHE_DIR=empty)
+            peer.ask("first", "unet_step", 128)
+            print(f"first training step of the yardstick {label}: {time.perf_counter() - began:.1f} s", flush=True)
+            peer.close()
+
+
+REPORTS = dict(
+    tasks=report_tasks, convolutions=report_convolutions, profile=lambda _: report_profile(), start=lambda _: report_start()
+)
+
+
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=9, help="measurements of each figure")
-    parser.add_argument("--only", choices=("tasks", "convolutions"), help="one of the two tables")
+    parser.add_argument("--only", choices=REPORTS, help="one of the four reports")
     parser.add_argument("--serve", metavar="PEER", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.serve:
@@ -268,10 +319,8 @@ def main(argv=None) -> None:
     import torch
 
     print(f"PyTorch {torch.__version__}, NumPy {np.__version__}, {threads()} threads, {args.turns} turns\n")
-    if args.only != "convolutions":
-        report_tasks(args.turns)
-    if args.only != "tasks":
-        report_convolutions(args.turns)
+    for name in [args.only] if args.only else REPORTS:
+        REPORTS[name](args.turns)
 
 
 if __name__ == "__main__":
