@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scratchdiff.checks import require
+
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 _active: ContextVar["Tape | None"] = ContextVar("tape", default=None)
 
@@ -25,7 +27,8 @@ class Tensor:
 
     `data`: a float32 or float64 ndarray of any shape, kept as it is; integers, booleans and lists become float64.
     `grad`: None, or an array of the same shape that `Tape.backward` adds to.
-    The operators (+ − × ÷ @ **, slices, `sum`, `mean`, `reshape`, `transpose`, ...) are ops, defined in `scratchdiff.ops`.
+    Its operators (+ − × ÷ @ **, slices, `sum`, `mean`, `reshape`, `transpose`, `T`) are ops, so `ops/arithmetic.py` and
+    `ops/shape.py` attach them to this class.
     Raises ValueError for data that is not real numbers, or of another float type.
     """
 
@@ -36,8 +39,7 @@ class Tensor:
         data = np.asarray(data)
         if data.dtype.kind in "iub":
             data = data.astype(np.float64)
-        if data.dtype not in FLOATS:
-            raise ValueError(f"Tensor: data must be float32 or float64 (or integers), got {data.dtype}")
+        require(data.dtype in FLOATS, "Tensor: data must be float32 or float64 (or integers)", data=data)
         self.data, self.grad = data, None
 
     shape = property(lambda self: self.data.shape)
@@ -62,10 +64,13 @@ class Tensor:
 class Record(NamedTuple):
     """One op that ran: what a line of the tape holds."""
 
-    name: str
+    op: Callable  # the function on arrays
     args: tuple
+    settings: dict
     out: Tensor
     backward: Callable
+
+    name = property(lambda self: self.op.__name__)
 
 
 class Tape:
@@ -75,23 +80,19 @@ class Tape:
             loss = mse(model(x), y)
         tape.backward(loss)             # model.w.grad is now dL/dw
 
-    check: look at every output and every gradient, at the price of a pass over each, and raise FloatingPointError at the
-    first that is not finite, naming the op, the shapes it was given, and which of these are not finite themselves.
-    names: {name: Tensor}, such as model.parameters(), for that message.
+    watch: a function that sees each record twice: watch(record, None, None) after its forward, and
+    watch(record, dy, grads) after its backward, before `grads` are added up. `trace.py` holds such functions.
 
     A tape serves once. Raises ValueError when entered inside another tape or a second time.
     """
 
-    def __init__(self, check: bool = False, names: dict[str, Tensor] | None = None):
+    def __init__(self, watch: Callable | None = None):
         self.records: list[Record] = []
-        self.state = "new"
-        self.check, self.names = check, {id(tensor): name for name, tensor in (names or {}).items()}
+        self.state, self.watch = "new", watch
 
     def __enter__(self):
-        if _active.get() is not None:
-            raise ValueError("Tape: tapes do not nest; leave the outer `with Tape()` block first")
-        if self.state != "new":
-            raise ValueError("Tape: this tape has been used; make a new Tape() for each step")
+        require(_active.get() is None, "Tape: tapes do not nest; leave the outer `with Tape()` block first")
+        require(self.state == "new", "Tape: this tape has been used; make a new Tape() for each step")
         self.state = "recording"
         _active.set(self)
         return self
@@ -102,56 +103,39 @@ class Tape:
             self.state = "recorded"
 
     def backward(self, loss: Tensor) -> None:
-        """Add dL/dx to `x.grad` for every Tensor x that the loss was computed from, except what ops themselves made.
+        """Add dL/dx to `x.grad` for every Tensor x that the loss was computed from, except the outputs of ops.
 
-        The list is popped as it is walked, so that each activation is freed once nothing needs it.
+        The walk pops each record from the list, so an activation is freed as soon as nothing needs it.
         Raises ValueError if the loss is not a scalar Tensor of this tape, if the tape was walked before, or if an op
-        returns a gradient whose shape is not its argument's; FloatingPointError as the class says, where it checks.
+        returns a gradient whose shape is not its argument's.
         """
-        if not isinstance(loss, Tensor) or loss.size != 1:
-            what = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"Tape.backward: the loss must be a scalar Tensor, got {what}")
-        if self.state in ("new", "used"):
-            raise ValueError(f"Tape.backward: this tape is {self.state}; record a loss inside `with Tape()`, walk it once")
-        if not any(record.out is loss for record in self.records):
-            raise ValueError("Tape.backward: the loss was not computed on this tape")
+        what = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
+        require(isinstance(loss, Tensor) and loss.size == 1, f"Tape.backward: the loss must be a scalar Tensor, got {what}")
+        recorded = self.state in ("recording", "recorded")
+        require(recorded, f"Tape.backward: this tape is {self.state}; record a loss inside `with Tape()`, walk it once")
+        on_tape = any(record.out is loss for record in self.records)
+        require(on_tape, "Tape.backward: the loss was not computed on this tape")
         self.state = "used"
         loss.grad = np.ones_like(loss.data)
         while self.records:
-            name, args, out, backward = self.records.pop()
-            dy, out.grad = out.grad, None
+            record = self.records.pop()
+            dy, record.out.grad = record.out.grad, None
             if dy is None:  # the loss does not depend on this op
                 continue
-            grads = backward(dy)
-            if len(grads) < len(args) and any(isinstance(x, Tensor) for x in args[len(grads) :]):
-                raise ValueError(f"{name}: backward returned {len(grads)} gradients, but a later argument is a Tensor")
-            for i, (x, dx) in enumerate(zip(args, grads)):
-                if not isinstance(x, Tensor) or dx is None:
-                    continue
-                if np.shape(dx) != x.data.shape:
-                    raise ValueError(
-                        f"{name}: backward returned a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
-                    )
-                if self.check and not finite(dx):
-                    raise FloatingPointError(f"gradient of {self.describe(name, args, i)}")
-                # a sum, never in place: dx may be an array that the op handed to two of its arguments
-                x.grad = dx if x.grad is None else x.grad + dx
-
-    def describe(self, name: str, args: tuple, at: int | None = None) -> str:
-        """An op in one line: "conv2d((8, 28, 28, 1), conv_in.w (3, 3, 1, 32) not finite): the output is not finite"."""
-        shown = []
-        for x in args:
-            known = self.names.get(id(x))
-            x = x.data if isinstance(x, Tensor) else x
-            floats = isinstance(x, np.ndarray) and x.dtype.kind == "f"
-            shown.append(f"{known + ' ' if known else ''}{np.shape(x)}{' not finite' if floats and not finite(x) else ''}")
-        what = "the output" if at is None else f"that of argument {at}"
-        return f"{name}({', '.join(shown)}): {what} is not finite"
-
-
-def finite(a) -> bool:
-    """Whether no entry is infinite or NaN."""
-    return bool(np.isfinite(a).all())
+            grads = record.backward(dy)
+            if self.watch:
+                self.watch(record, dy, grads)
+            if any(isinstance(x, Tensor) for x in record.args[len(grads) :]):
+                raise ValueError(
+                    f"{record.name}: backward returned {len(grads)} gradients, but a later argument is a Tensor"
+                )
+            for i, (x, dx) in enumerate(zip(record.args, grads)):
+                if isinstance(x, Tensor) and dx is not None:
+                    if np.shape(dx) != x.data.shape:
+                        wrong = f"a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
+                        raise ValueError(f"{record.name}: backward returned {wrong}")
+                    # a sum, never in place: an op may return one array for two of its arguments
+                    x.grad = dx if x.grad is None else x.grad + dx
 
 
 def op(f: Callable) -> Callable:
@@ -160,6 +144,7 @@ def op(f: Callable) -> Callable:
     `backward(dy)` returns a tuple: dL/dx for each of f's array arguments in order, or None where there is none (settings
     come after them). Arguments that are plain arrays are constants, and take the dtype of the Tensors where they are
     floats. The lifted function returns a Tensor, and is recorded if a tape is active and any argument is a Tensor.
+    `lifted.on_arrays` is f itself, for ops that are made of others.
     No op changes a dtype: it raises ValueError for Tensors of two dtypes, and where an array would make the output another.
     """
 
@@ -178,11 +163,13 @@ def op(f: Callable) -> Callable:
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
         if (tape := _active.get()) is not None:
-            tape.records.append(Record(f.__name__, args, out, backward))
-            if tape.check and not finite(out.data):
-                raise FloatingPointError(tape.describe(f.__name__, args))
+            record = Record(f, args, settings, out, backward)
+            tape.records.append(record)
+            if tape.watch:
+                tape.watch(record, None, None)
         return out
 
+    lifted.on_arrays = f
     return lifted
 
 

@@ -9,7 +9,7 @@ import numpy as np
 def require(ok, message: str, **got) -> None:
     """Raise ValueError("{message}, got {got}") unless ok. Arrays and Tensors are shown by dtype and shape.
 
-        require(0 <= rate < 1, "dropout: the rate must be in [0, 1)", rate=rate)    # ..., got 1.5
+    require(0 <= rate < 1, "dropout: the rate must be in [0, 1)", rate=rate)    # ..., got 1.5
     """
     if not ok:
         shown = [describe(value) if len(got) == 1 else f"{name} {describe(value)}" for name, value in got.items()]

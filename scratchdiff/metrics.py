@@ -15,7 +15,7 @@ import scipy.linalg
 
 from scratchdiff import ops
 from scratchdiff.data import mnist
-from scratchdiff.nn import Conv2d, GroupNorm, Linear, Module
+from scratchdiff.nn import Conv2d, GroupNormSiLU, Linear, Module
 
 WEIGHTS = Path(__file__).with_name("classifier.npz")
 CONFIDENT = 0.9
@@ -30,7 +30,7 @@ class DigitClassifier(Module):
     def __init__(self, *, rng, dtype=np.float32):
         kw = dict(rng=rng, dtype=dtype)
         self.convs = [Conv2d(1, 32, 5, stride=2, **kw), Conv2d(32, 64, 3, stride=2, **kw), Conv2d(64, 96, 3, **kw)]
-        self.norms = [GroupNorm(channels, 8, silu=True, dtype=dtype) for channels in (32, 64, 96)]
+        self.norms = [GroupNormSiLU(channels, 8, dtype=dtype) for channels in (32, 64, 96)]
         self.dense = Linear(96, 10, **kw)
 
     def features(self, images):

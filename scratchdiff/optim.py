@@ -1,11 +1,12 @@
-"""Adam, gradient clipping, the moving average of the weights, and how the learning rate goes up and down."""
+"""Adam, gradient clipping, the moving average of the weights, and learning-rate schedules."""
 
 from contextlib import contextmanager
 
 import numpy as np
 
-from scratchdiff import kernels
 from scratchdiff.autograd import Tensor
+from scratchdiff.checks import require
+from scratchdiff.kernels import kernel
 
 
 class Adam:
@@ -14,16 +15,15 @@ class Adam:
         m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
         p ← p − lr [ (m/(1 − β₁ᵏ)) / (√(v/(1 − β₂ᵏ)) + ε) + λ p ]        at step k = 1, 2, ...
 
-    parameters: {name: Tensor}, as `Module.parameters()` gives. `lr` may be changed between steps. The moments start at
-    zero and so are too small at first; the two divisions mend that. A parameter without a gradient is left alone.
+    parameters: {name: Tensor}, as `Module.parameters()` gives. The moments start at zero, so they are too small at first;
+    the two divisions correct that bias. A parameter without a gradient is left alone.
     Raises ValueError for no parameters or settings out of range.
     """
 
     def __init__(self, parameters: dict[str, Tensor], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        if not parameters:
-            raise ValueError("Adam: no parameters to optimise")
-        if not (lr >= 0 and 0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0 and weight_decay >= 0):
-            raise ValueError(f"Adam: out of range: lr {lr}, betas {betas}, eps {eps}, weight_decay {weight_decay}")
+        require(parameters, "Adam: no parameters to optimise")
+        inside = lr >= 0 and 0 <= betas[0] < 1 and 0 <= betas[1] < 1 and eps > 0 and weight_decay >= 0
+        require(inside, "Adam: a setting is out of range", lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.parameters, self.lr, self.betas, self.eps, self.weight_decay = parameters, lr, betas, eps, weight_decay
         self.m = {name: np.zeros_like(p.data) for name, p in parameters.items()}
         self.v = {name: np.zeros_like(p.data) for name, p in parameters.items()}
@@ -34,27 +34,32 @@ class Adam:
         for p in self.parameters.values():
             p.grad = None
 
-    def step(self) -> None:
-        """Move every parameter, in place, by its gradient."""
+    def step(self, lr_scale: float = 1.0) -> None:
+        """Move every parameter in place by its gradient, with learning rate lr · lr_scale (a schedule's factor)."""
         self.k += 1
-        b1, b2 = self.betas
-        step_size = self.lr / (1 - b1**self.k)
-        root = (1 - b2**self.k) ** 0.5
+        lr = self.lr * lr_scale
         for name, p in self.parameters.items():
             if p.grad is None:
                 continue
             if self.weight_decay:
-                p.data *= 1 - self.lr * self.weight_decay
-            flat = (a.reshape(-1) for a in (p.data, p.grad, self.m[name], self.v[name]))
-            kernels.adam(*flat, b1, b2, step_size, root, self.eps)
+                p.data *= 1 - lr * self.weight_decay
+            adam_update(p.data, p.grad, self.m[name], self.v[name], self.k, lr, *self.betas, self.eps)
+
+
+@kernel
+def adam_update(p, g, m, v, k, lr, b1, b2, eps):
+    """Step k of Adam on one parameter p with gradient g and moments m and v, all in place."""
+    m += (1 - b1) * (g - m)
+    v += (1 - b2) * (g * g - v)
+    m_hat_scale, root = lr / (1 - b1**k), (1 - b2**k) ** 0.5
+    p -= m_hat_scale * m / (np.sqrt(v) / root + eps)
 
 
 def clip_grad_norm(parameters: dict[str, Tensor], max_norm: float) -> float:
     """Scale all gradients together so that ‖g‖₂ ≤ max_norm   (Pascanu et al. 2013, Algorithm 1). Returns ‖g‖ before.
 
     Raises ValueError unless max_norm > 0."""
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm: max_norm must be positive, got {max_norm}")
+    require(max_norm > 0, "clip_grad_norm: max_norm must be positive", max_norm=max_norm)
     tensors = [p for p in parameters.values() if p.grad is not None]
     norm = float(np.sqrt(sum(np.vdot(p.grad, p.grad).astype(np.float64) for p in tensors)))
     if norm == np.inf:  # a float32 cannot hold the square of 1e20
@@ -68,14 +73,13 @@ def clip_grad_norm(parameters: dict[str, Tensor], max_norm: float) -> float:
 class EMA:
     """An exponential moving average of the weights: a ← d a + (1 − d) p, d = min(decay, (1 + k)/(10 + k)) at update k.
 
-    The warm-up (second term) lets the average forget the random start within the first updates. Sampling from it rather
-    than from the last weights is worth several points of FID (Ho et al. 2020, Appendix B use 0.9999).
+    The warm-up (second term) makes the average forget the random start within the first updates. Samples from the average
+    are better than those from the last weights, by several points of FID (Ho et al. 2020, Appendix B, use 0.9999).
     Raises ValueError unless 0 ≤ decay < 1.
     """
 
     def __init__(self, parameters: dict[str, Tensor], decay=0.9999):
-        if not 0 <= decay < 1:
-            raise ValueError(f"EMA: decay must be in [0, 1), got {decay}")
+        require(0 <= decay < 1, "EMA: decay must be in [0, 1)", decay=decay)
         self.parameters, self.decay, self.k = parameters, decay, 0
         self.average = {name: p.data.copy() for name, p in parameters.items()}
 
@@ -88,7 +92,7 @@ class EMA:
 
     @contextmanager
     def applied(self):
-        """`with ema.applied():` the model computes with the averaged weights; afterwards with its own again."""
+        """`with ema.applied():` the model computes with the averaged weights, and after the block with its own again."""
         own = {name: p.data for name, p in self.parameters.items()}
         for name, p in self.parameters.items():
             p.data = self.average[name]
@@ -103,8 +107,7 @@ def warmup(step: int, steps: int) -> float:
     """min(1, step/steps), for step = 1, 2, ...: the factor on the learning rate while Adam's second moments settle.
 
     Raises ValueError if step or steps is negative."""
-    if not (step >= 0 and steps >= 0):
-        raise ValueError(f"warmup: step and steps must not be negative, got {step} and {steps}")
+    require(step >= 0 and steps >= 0, "warmup: step and steps must not be negative", step=step, steps=steps)
     return min(1.0, step / max(steps, 1))
 
 
@@ -112,16 +115,16 @@ def cosine_decay(progress: float, floor: float = 0.0) -> float:
     """floor + (1 − floor)(1 + cos π·progress)/2 for progress in [0, 1]   (Loshchilov & Hutter 2017, Eq. 5).
 
     Progress below 0 or above 1 counts as 0 or 1. Raises ValueError for NaN, and unless 0 ≤ floor ≤ 1."""
-    return floor + (1 - floor) * 0.5 * (1 + float(np.cos(np.pi * share("cosine_decay", progress, floor))))
+    return floor + (1 - floor) * 0.5 * (1 + float(np.cos(np.pi * unit_progress("cosine_decay", progress, floor))))
 
 
 def linear_decay(progress: float, floor: float = 0.0) -> float:
     """1 − (1 − floor)·progress for progress in [0, 1]: from 1 to floor. Raises ValueError as `cosine_decay`."""
-    return 1 - (1 - floor) * share("linear_decay", progress, floor)
+    return 1 - (1 - floor) * unit_progress("linear_decay", progress, floor)
 
 
-def share(name: str, progress: float, floor: float) -> float:
-    """Progress limited to [0, 1], or the ValueError of the decay `name`."""
-    if np.isnan(progress) or not 0 <= floor <= 1:
-        raise ValueError(f"{name}: needs a number as progress and 0 <= floor <= 1, got {progress} and {floor}")
+def unit_progress(name: str, progress: float, floor: float) -> float:
+    """Progress limited to [0, 1]. Raises the ValueError of the decay `name`."""
+    inside = not np.isnan(progress) and 0 <= floor <= 1
+    require(inside, f"{name}: needs a number as progress and 0 <= floor <= 1", progress=progress, floor=floor)
     return min(max(progress, 0.0), 1.0)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from scratchdiff.autograd import Tape
 from scratchdiff.data import batches
 from scratchdiff.optim import clip_grad_norm, cosine_decay, warmup
+from scratchdiff.trace import find_nonfinite
 
 
 class TrainStep(NamedTuple):
@@ -60,7 +62,9 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
         grad_norm = clip_grad_norm(parameters, clip_norm)
         if not math.isfinite(loss.item()) or not math.isfinite(grad_norm):
             rng.bit_generator.state = state  # the same t and ε once more, now looking at every number
-            culprit = find_culprit(model, loss_of, data[drawn], rng, None if labels is None else labels[drawn])
+            of_batch = None if labels is None else labels[drawn]
+            compute_loss = partial(loss_of, model, data[drawn], rng, labels=of_batch)
+            culprit = find_nonfinite(compute_loss, parameters)
             raise FloatingPointError(
                 f"train: step {step} diverged (loss {loss.item():.3g}, gradient norm {grad_norm:.3g}): {culprit}. Weights "
                 f"and averages are still those of step {step - 1}. Try a lower lr (here {optimizer.lr:.2g}), a smaller "
@@ -81,20 +85,6 @@ def check_limits(steps, seconds, lr, warmup_steps, clip_norm, start) -> None:
     if not (0 <= lr < math.inf and warmup_steps >= 0 and clip_norm > 0 and start >= 0):
         raise ValueError(f"train: lr, warmup_steps and start must not be negative and clip_norm be positive, "
                          f"got {lr}, {warmup_steps}, {start} and {clip_norm}")  # fmt: skip
-
-
-def find_culprit(model, loss_of, x0, rng, labels) -> str:
-    """Repeat a step under `Tape(check=True)`: the first op whose output, or gradient, is not finite, in one line."""
-    parameters = model.parameters()
-    for p in parameters.values():
-        p.grad = None
-    try:
-        with Tape(check=True, names=parameters) as tape:
-            loss = loss_of(model, x0, rng, labels=labels)
-        tape.backward(loss)
-    except FloatingPointError as error:
-        return str(error)
-    return "every output and gradient by itself is finite"
 
 
 def run_share(step, steps, elapsed, seconds) -> float:

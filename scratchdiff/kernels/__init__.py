@@ -1,15 +1,47 @@
-"""The hot loops. `reference.py` says what each computes, in NumPy that reads as the formula; `fast.py` has the same names
-and signatures in Numba and is what runs. One test runs the same cases through both.
+"""The hot loops, compiled by Numba: twins of the NumPy functions that are marked `@kernel`. Optional to read.
 
-Numba takes half a second to import, so `fast` is loaded when a kernel is first called for.
+A marked function is a formula that stands in `ops/` or `optim.py`, and a file here computes the same by the same name,
+faster. The formulas run in their place after `use("numpy")`, or where the environment says SCRATCHDIFF_KERNELS=numpy: a
+debugger then steps through the mathematics. One test runs the same cases through both.
+
+Numba takes half a second to import, so `compiled.py` is loaded when a kernel is first called for.
 """
 
+import functools
+import os
+from collections.abc import Callable
 from importlib import import_module
 
+from scratchdiff.checks import require
 
-def __getattr__(name):
-    if name.startswith("_"):
-        raise AttributeError(name)
-    kernel = getattr(import_module("scratchdiff.kernels.fast"), name)
-    globals()[name] = kernel  # the next look-up finds it here
-    return kernel
+MODES = "numpy", "compiled"
+FORMULAS: dict[str, Callable] = {}  # every marked function, by its name
+_mode = os.environ.get("SCRATCHDIFF_KERNELS", "compiled")
+require(_mode in MODES, "SCRATCHDIFF_KERNELS must be numpy or compiled", mode=_mode)
+
+
+def use(mode: str) -> str:
+    """Run the formulas ("numpy") or their compiled twins ("compiled") from now on; return what ran until now.
+
+    Raises ValueError for another mode."""
+    global _mode
+    require(mode in MODES, "kernels.use: the mode must be numpy or compiled", mode=mode)
+    before, _mode = _mode, mode
+    return before
+
+
+def kernel(formula: Callable) -> Callable:
+    """Mark a NumPy function as one whose compiled twin, of the same name and arguments, may run in its place."""
+
+    @functools.wraps(formula)
+    def run(*args):
+        return formula(*args) if _mode == "numpy" else twin(formula.__name__)(*args)
+
+    FORMULAS[formula.__name__] = formula
+    return run
+
+
+@functools.cache
+def twin(name: str) -> Callable:
+    """The compiled function of that name."""
+    return getattr(import_module("scratchdiff.kernels.compiled"), name)

@@ -4,44 +4,43 @@ Once the window that each output pixel sees is laid out as a row (im2col, "image
 
     cols: (pixels, kh·kw·Cin)    y = cols w      dw = colsᵀ dy
 
-The whole `cols` would be kh·kw times the image, so each thread lays out a block of rows, and of those some taps of the
-window at a time, multiplies what it has with BLAS, adds it up, and goes on to the next in the same buffer.
+The whole `cols` would be kh·kw times the image. So each thread lays out a block of rows, and of those some taps of the
+window at a time, multiplies them with BLAS, adds up the products, and goes on to the next block in the same buffer.
 """
 
 import numba
 import numpy as np
 from numba import njit, prange
 
-QUICK_PRODUCT = 10**6  # OpenBLAS does products of up to a million multiplications without rearranging the matrices first
-FEW_ROWS, MOST_ROWS = 30, 512  # of a matrix: with fewer no product is quick; with more the buffers leave the cache
+from scratchdiff.kernels.products import FEW_ROWS, MOST_ROWS, QUICK_PRODUCT, add_rows, quick_rows
 
 
-def conv2d(x, w, b, s, pads):
-    """See reference.conv2d."""
+def convolution(x, w, b, s, pads):
+    """y = cols w + b.   b: (1, Cout) or (N, Cout)."""
     (top, bottom), (left, right) = pads
     N, H, W, _ = x.shape
     Ho, Wo = (H + top + bottom - w.shape[0]) // s + 1, (W + left + right - w.shape[1]) // s + 1
     y = np.empty((N, Ho, Wo, w.shape[3]), x.dtype)
-    forward(x, w, b, y, s, top, left, numba.get_num_threads())
+    convolve_parallel(x, w, b, y, s, top, left, numba.get_num_threads())
     return y
 
 
-def conv2d_dw(x, dy, w_shape, s, pads):
-    """See reference.conv2d_dw."""
+def weight_gradient(x, dy, w_shape, s, pads):
+    """dw = colsᵀ dy."""
     parts = np.zeros((numba.get_num_threads(), *w_shape), x.dtype)
-    backward_w(x, dy, parts, s, pads[0][0], pads[1][0])
+    gradient_parallel(x, dy, parts, s, pads[0][0], pads[1][0])
     return parts.sum(0)
 
 
 @njit(cache=True, parallel=True)
-def forward(x, w, b, y, s, top, left, threads):
-    """y = cols w + b, the lines of y shared out to the threads."""
+def convolve_parallel(x, w, b, y, s, top, left, threads):
+    """y = cols w + b, with a share of the lines of y for each thread."""
     for thread in prange(threads):
-        forward_blocks(x, w, b, y, s, top, left, thread, threads)
+        convolve_blocks(x, w, b, y, s, top, left, thread, threads)
 
 
 @njit(cache=True)
-def forward_blocks(x, w, b, y, s, top, left, thread, threads):
+def convolve_blocks(x, w, b, y, s, top, left, thread, threads):
     """The share of one of `threads` threads, a block of lines at a time."""
     kh, kw, C, Co = w.shape
     N, Ho, Wo, _ = y.shape
@@ -64,14 +63,14 @@ def forward_blocks(x, w, b, y, s, top, left, thread, threads):
 
 
 @njit(cache=True, parallel=True)
-def backward_w(x, dy, parts, s, top, left):
+def gradient_parallel(x, dy, parts, s, top, left):
     """parts[i] = colsᵀ dy over the blocks of thread i; their sum is dw."""
     for thread in prange(len(parts)):  # each adds up its own blocks, so the order of the sum, and its bits, are fixed
-        backward_w_blocks(x, dy, parts[thread], s, top, left, thread, len(parts))
+        gradient_blocks(x, dy, parts[thread], s, top, left, thread, len(parts))
 
 
 @njit(cache=True)
-def backward_w_blocks(x, dy, dw, s, top, left, thread, threads):
+def gradient_blocks(x, dy, dw, s, top, left, thread, threads):
     """dw += colsᵀ dy over the share of one of `threads` threads."""
     kh, kw, C, Co = dw.shape
     N, Ho, Wo, _ = dy.shape
@@ -95,22 +94,6 @@ def block(w_shape, Wo):
     rows = QUICK_PRODUCT // max(1, kh * kw * C * Co)
     lines = max(1, (min(MOST_ROWS, rows) if rows >= FEW_ROWS else quick_rows(C * Co)) // Wo)
     return lines, min(kh * kw, max(1, QUICK_PRODUCT // max(1, lines * Wo * C * Co)))
-
-
-@njit(cache=True)
-def quick_rows(weights):
-    """How many rows to multiply at a time with a matrix of so many weights: what is quick, or, if that is few, many."""
-    rows = QUICK_PRODUCT // max(1, weights)
-    return min(MOST_ROWS, rows) if rows >= FEW_ROWS else MOST_ROWS
-
-
-@njit(cache=True)
-def add_rows(total, more):
-    """total += more, for matrices."""
-    for row in range(len(total)):
-        a, b = total[row], more[row]
-        for d in range(len(a)):
-            a[d] += b[d]
 
 
 @njit(cache=True)

@@ -1,11 +1,11 @@
-"""Group normalisation, with or without SiLU after it, in Numba: the same as in `reference.py`. Optional to read.
+"""Group normalisation in Numba, with or without SiLU: twins of `normalise` and `normalise_silu` in ops/norm.py.
 
 In NumPy each step of the formula is a trip through memory, and the trips cost more than the arithmetic. Here an image
 comes from memory once, stays in the cache for the three passes over it (means, variances, output), and y is written once.
-The backward pass is given x, not x̂: computing it again is cheaper than fetching it.
+The backward pass keeps x, not x̂: it is cheaper to compute x̂ again than to fetch it.
 
-Sums are kept one a channel (channels lie side by side, so the compiler adds up 8 or 16 at once) and in float64, which is
-exact enough for an image of any size.
+We keep one sum per channel (channels lie side by side, so the compiler adds 8 or 16 of them at once), in float64, which is
+exact enough for an image of any size. Optional to read.
 """
 
 import math
@@ -18,23 +18,31 @@ from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
 
 
-def group_norm(x, scale, shift, groups, eps, silu):
-    """See reference.group_norm."""
+def normalise(x, scale, shift, groups, eps):
+    """See ops.norm.normalise."""
+    return forward_and_backward(x, scale, shift, groups, eps, False)
+
+
+def normalise_silu(x, scale, shift, groups, eps):
+    """See ops.norm.normalise_silu."""
+    return forward_and_backward(x, scale, shift, groups, eps, True)
+
+
+def forward_and_backward(x, scale, shift, groups, eps, silu):
+    """y = act(scale · x̂ + shift) and its backward; act is SiLU or the identity."""
     x, scale, shift = prepare(x, scale, shift)
-    y = np.empty_like(x)
-    mean, rstd = np.empty((2, len(x), groups), x.dtype)
-    forward(x, scale, shift, float(eps), bool(silu), y, mean, rstd, parts(len(x), groups))
-    return y, mean, rstd
+    y, (mean, rstd) = np.empty_like(x), np.empty((2, len(x), groups), x.dtype)
+    norm_parallel(x, scale, shift, float(eps), silu, y, mean, rstd, parts(len(x), groups))
 
+    def backward(dy):
+        (dy,) = prepare(dy)
+        dx = np.empty_like(x)
+        sums = np.empty((2, len(x), len(scale)))  # one per image, added in a fixed order: the bits do not depend on threads
+        gradient_parallel(dy, x, mean, rstd, scale, shift, silu, dx, sums[0], sums[1], parts(len(x), groups))
+        dscale, dshift = sums.sum(1).astype(x.dtype)
+        return dx, dscale, dshift
 
-def group_norm_backward(dy, x, mean, rstd, scale, shift, groups, silu):
-    """See reference.group_norm_backward."""
-    dy, x, mean, rstd, scale, shift = prepare(dy, x, mean, rstd, scale, shift)
-    dx = np.empty_like(x)
-    sums = np.empty((2, len(x), len(scale)))  # one an image, added in their order: the bits do not depend on the threads
-    backward(dy, x, mean, rstd, scale, shift, bool(silu), dx, sums[0], sums[1], parts(len(x), groups))
-    dscale, dshift = sums.sum(1).astype(x.dtype)
-    return dx, dscale, dshift
+    return y, backward
 
 
 def parts(N, groups):
@@ -43,17 +51,17 @@ def parts(N, groups):
 
 
 @njit(cache=True, parallel=True)
-def forward(x, scale, shift, eps, silu, y, mean, rstd, parts):
+def norm_parallel(x, scale, shift, eps, silu, y, mean, rstd, parts):
     """Fill y, mean and rstd: each image, or each run of its groups, is one piece of work."""
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
         first, last = part * groups // parts, (part + 1) * groups // parts
-        forward_image(x[n], scale, shift, eps, silu, y[n], mean[n], rstd[n], first, last)
+        norm_image(x[n], scale, shift, eps, silu, y[n], mean[n], rstd[n], first, last)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def forward_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
+def norm_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
     """Groups first..last−1 of one image (L, C)."""
     L, C = x.shape
     width = C // len(mean)
@@ -92,18 +100,18 @@ def forward_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
 
 
 @njit(cache=True, parallel=True)
-def backward(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, parts):
-    """Fill dx, and dscale and dshift of each image, shared out as in `forward`."""
+def gradient_parallel(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, parts):
+    """Fill dx, and dscale and dshift of each image, shared out as in `norm_parallel`."""
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
         first, last = part * groups // parts, (part + 1) * groups // parts
-        backward_image(dy[n], x[n], mean[n], rstd[n], scale, shift, silu, dx[n], dscale[n], dshift[n], first, last)
+        gradient_image(dy[n], x[n], mean[n], rstd[n], scale, shift, silu, dx[n], dscale[n], dshift[n], first, last)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def backward_image(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, first, last):
-    """Groups first..last−1 of one image; the formulas are those of reference.group_norm_backward."""
+def gradient_image(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift, first, last):
+    """Groups first..last−1 of one image; the formulas are those of ops/norm.py."""
     L, C = x.shape
     width = C // len(mean)
     a, b = first * width, last * width

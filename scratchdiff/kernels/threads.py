@@ -13,14 +13,21 @@ work waits for one that only spins.
 import ctypes
 import os
 
+import numba
 import numpy._core._multiarray_umath as numpy_library
 import scipy.linalg.cython_blas as scipy_library
 
 # what OpenBLAS calls its setter in NumPy's and SciPy's wheels, and in builds against the system's library
+WORTH_A_THREAD = 2**20  # multiplications: one thread finishes fewer before a second one is awake
 SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads")
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # read when Numba starts its threads, which is later
+
+
+def threads_for(work: int) -> int:
+    """How many threads to use for this many multiplications: one for little work, or all."""
+    return 1 if work < WORTH_A_THREAD else numba.get_num_threads()
 
 
 def keep_blas_to_one_thread() -> None:

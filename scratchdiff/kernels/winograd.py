@@ -1,9 +1,9 @@
 """3×3 convolution with a quarter of the multiplications (Winograd; Lavin & Gray 2016), in Numba. Optional to read.
 
 One dimension first. Four neighbouring outputs of a filter w of 3 taps are y_i = Σ_u d_{i+u} w_u, from 6 inputs d: twelve
-products. Six are enough. Turned round, the question is the product of a polynomial of degree 3 (the gradient at y) and
-one of degree 2 (w), which has 6 coefficients: it can be had by evaluating both polynomials at 6 points, multiplying the 6
-pairs of values, and interpolating. Evaluation and interpolation are matrices, and turned back (transposed) they read
+products. Six are enough. The transposed map is the product of two polynomials, one of degree 3 (the gradient at y) and one
+of degree 2 (w). Their product has 6 coefficients: we evaluate both polynomials at 6 points, multiply the 6 pairs of values,
+and interpolate. Evaluation and interpolation are matrices, and transposed back they read
 
     y = Aᵀ((G w) ⊙ (B d))        A (6, 4), G (6, 3): evaluation at the six points;  B (6, 6): interpolation, transposed.
 
@@ -27,7 +27,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.im2col import add_rows, quick_rows
+from scratchdiff.kernels.products import add_rows, quick_rows
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -87,21 +87,21 @@ def constants(dtype):
     return tuple(dtype.type(value) for value in (P, Q, P * P, Q * Q, P * P + Q * Q))
 
 
-def conv2d(x, w, b, pads):
-    """See reference.conv2d; here w is (3, 3, Cin, Cout) and the stride is 1."""
+def convolution(x, w, b, pads):
+    """The convolution of x with w (3, 3, Cin, Cout) at stride 1.   b: (1, Cout) or (N, Cout)."""
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
     U = both_sides(G.astype(x.dtype), w)
-    forward(x, U, b, y, top, left, constants(x.dtype), *share_out(y, C))
+    convolve_parallel(x, U, b, y, top, left, constants(x.dtype), *share_out(y, C))
     return y
 
 
-def conv2d_dw(x, dy, pads):
-    """See reference.conv2d_dw."""
+def weight_gradient(x, dy, pads):
+    """dw of that convolution."""
     C, Co = x.shape[3], dy.shape[3]
     dU = np.zeros((numba.get_num_threads(), 6, 6, C, Co), x.dtype)
-    backward_w(x, dy, dU, pads[0][0], pads[1][0], constants(x.dtype), *share_out(dy, C))
+    gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], constants(x.dtype), *share_out(dy, C))
     return both_sides(G.T.astype(x.dtype), dU.sum(0))
 
 
@@ -130,14 +130,14 @@ def share_out(y, C):
 
 
 @njit(cache=True, parallel=True)
-def forward(x, U, b, y, top, left, k, plan, shares):
+def convolve_parallel(x, U, b, y, top, left, k, plan, shares):
     """Y = Aᵀ((B d Bᵀ) U) A + b, each thread on its share of the strips."""
     for i in prange(len(shares) - 1):
-        forward_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1])
+        convolve_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1])
 
 
 @njit(cache=True)
-def forward_strips(x, U, b, y, top, left, k, plan, begin, end):
+def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
     """Strips begin..end−1, a group at a time: tiles into V, 36 products M = V U, tiles out."""
     run, _, _, group = plan
     C, Co = U.shape[2:]
@@ -154,14 +154,14 @@ def forward_strips(x, U, b, y, top, left, k, plan, begin, end):
 
 
 @njit(cache=True, parallel=True)
-def backward_w(x, dy, dU, top, left, k, plan, shares):
+def gradient_parallel(x, dy, dU, top, left, k, plan, shares):
     """dU[i] = Vᵀ dM over the strips of thread i; their sum is dU."""
     for i in prange(len(shares) - 1):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
-        backward_strips(x, dy, dU[i], top, left, k, plan, shares[i], shares[i + 1])
+        gradient_strips(x, dy, dU[i], top, left, k, plan, shares[i], shares[i + 1])
 
 
 @njit(cache=True)
-def backward_strips(x, dy, dU, top, left, k, plan, begin, end):
+def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
     """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
     run, _, _, group = plan
     C, Co = dU.shape[2:]

@@ -1,14 +1,15 @@
-"""Layers: an op together with the parameters it needs. How a weight starts is the only mathematics here.
+"""Layers: an op together with the parameters it needs. The only mathematics here is how a weight starts.
 
-Weights start uniform with variance 1/fan_avg, fan_avg = (inputs + outputs of one unit)/2 (Glorot & Bengio 2010, as Ho's
-code), so that signals neither grow nor fade on their way; biases start at zero. Every layer takes the generator it
-draws its weights from and the dtype it keeps them in.
+Weights start uniform with variance 1/fan_avg, fan_avg = (inputs + outputs of one unit)/2 (Glorot & Bengio 2010, as in Ho's
+code), so that signals neither grow nor shrink from layer to layer; biases start at zero. Every layer takes the generator
+that draws its weights, and their dtype, and raises ValueError for sizes that are not positive integers.
 """
 
 import numpy as np
 
 from scratchdiff import ops
 from scratchdiff.autograd import Tensor
+from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.nn.module import Module
 
 
@@ -21,75 +22,78 @@ def glorot(shape: tuple, rng: np.random.Generator, dtype) -> Tensor:
 
 def zeros(shape: tuple, dtype) -> Tensor:
     """A parameter that starts at zero. Raises ValueError for another dtype than float32 and float64."""
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise ValueError(f"a layer's dtype must be float32 or float64, got {dtype}")
+    require(np.dtype(dtype) in (np.float32, np.float64), "a layer's dtype must be float32 or float64", dtype=dtype)
     return Tensor(np.zeros(shape, dtype))
 
 
-def check_sizes(name: str, **sizes) -> None:
-    """Raise the ValueError of the layer `name` unless each of the sizes is a positive integer."""
-    if any(not isinstance(size, (int, np.integer)) or size < 1 for size in sizes.values()):
-        raise ValueError(f"{name}: needs positive integers, got {', '.join(f'{key}={n!r}' for key, n in sizes.items())}")
-
-
 class Linear(Module):
-    """y = x w + b, or SiLU(x) w + b if `silu`.   (..., in_features) → (..., out_features). `zero=True` starts w at zero.
+    """y = x w + b.   (..., in_features) → (..., out_features). `zero=True` starts w at zero."""
 
-    Like every layer here, raises ValueError for sizes that are no positive integers."""
-
-    def __init__(self, in_features, out_features, *, silu=False, rng, dtype=np.float32, zero=False):
-        check_sizes("Linear", in_features=in_features, out_features=out_features)
+    def __init__(self, in_features, out_features, *, rng, dtype=np.float32, zero=False):
+        require_positive_integers("Linear", in_features=in_features, out_features=out_features)
         shape = in_features, out_features
-        self.silu = silu
         self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
         self.b = zeros(out_features, dtype)
 
     def __call__(self, x):
-        return ops.linear(x, self.w, self.b, silu=self.silu)
+        return ops.linear(x, self.w, self.b)
+
+
+class SiLULinear(Linear):
+    """y = SiLU(x) w + b, otherwise as `Linear`."""
+
+    def __call__(self, x):
+        return ops.silu_linear(x, self.w, self.b)
 
 
 class Conv2d(Module):
     """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`.
 
-    `shift` (N, out), where given, is added to every pixel of its image."""
+    `image_bias` (N, out), where given, is added to every pixel of its image."""
 
     def __init__(self, in_channels, out_channels, kernel=3, *, stride=1, padding="same", rng, dtype=np.float32, zero=False):
-        check_sizes("Conv2d", in_channels=in_channels, out_channels=out_channels, kernel=kernel, stride=stride)
+        require_positive_integers("Conv2d", in_channels=in_channels, out_channels=out_channels, kernel=kernel, stride=stride)
         shape = kernel, kernel, in_channels, out_channels
         self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
         self.b = zeros(out_channels, dtype)
         self.stride, self.padding = stride, padding
 
-    def __call__(self, x, shift=None):
-        b = self.b if shift is None else self.b + shift
+    def __call__(self, x, image_bias=None):
+        b = self.b if image_bias is None else self.b + image_bias
         return ops.conv2d(x, self.w, b, self.stride, self.padding)
 
 
 class GroupNorm(Module):
-    """Group normalisation, scale 1 and shift 0 at first, then SiLU where `silu` is True.   (N, ..., channels) → same."""
+    """Group normalisation, with scale 1 and shift 0 at first.   (N, ..., channels) → same."""
 
-    def __init__(self, channels, groups, *, silu=False, dtype=np.float32):
-        check_sizes("GroupNorm", channels=channels, groups=groups)
-        if channels % groups:
-            raise ValueError(f"GroupNorm: {groups} groups do not divide {channels} channels")
+    def __init__(self, channels, groups, *, dtype=np.float32):
+        require_positive_integers("GroupNorm", channels=channels, groups=groups)
+        require(channels % groups == 0, f"GroupNorm: {groups} groups do not divide {channels} channels")
         self.scale = Tensor(np.ones(channels, dtype))
         self.shift = zeros(channels, dtype)
-        self.groups, self.silu = groups, silu
+        self.groups = groups
 
     def __call__(self, x):
-        return ops.group_norm(x, self.scale, self.shift, groups=self.groups, silu=self.silu)
+        return ops.group_norm(x, self.scale, self.shift, groups=self.groups)
+
+
+class GroupNormSiLU(GroupNorm):
+    """SiLU(GroupNorm(x))."""
+
+    def __call__(self, x):
+        return ops.group_norm_silu(x, self.scale, self.shift, groups=self.groups)
 
 
 class SelfAttention(Module):
-    """x + proj(attention(q, k, v)) over all pixels, with q, k, v from GN(x); proj starts at zero, so the block as identity.
+    """x + proj(attention(q, k, v)) over all pixels, with q, k, v linear in GN(x)   (Ho et al. 2020, Appendix B).
 
-    x: (N, H, W, channels) → the same. `heads` must divide the channels, or ValueError. Ho et al. 2020, Appendix B.
+    x: (N, H, W, channels) → the same. proj starts at zero, so the block starts as the identity.
+    Raises ValueError unless `heads` divides the channels.
     """
 
     def __init__(self, channels, groups, heads=1, *, rng, dtype=np.float32):
-        check_sizes("SelfAttention", channels=channels, heads=heads)
-        if channels % heads:
-            raise ValueError(f"SelfAttention: {heads} heads do not divide {channels} channels")
+        require_positive_integers("SelfAttention", channels=channels, heads=heads)
+        require(channels % heads == 0, f"SelfAttention: {heads} heads do not divide {channels} channels")
         self.norm = GroupNorm(channels, groups, dtype=dtype)
         self.q = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)  # a 1×1 convolution: a linear layer at every pixel
         self.k = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)
@@ -101,10 +105,10 @@ class SelfAttention(Module):
         N, H, W, C = x.shape
         h = self.norm(x)
 
-        def split(a):  # (N, H, W, C) → (N, heads, L, D), L = H W pixels
+        def split_heads(a):  # (N, H, W, C) → (N, heads, L, D), L = H W pixels
             return a.reshape(N, H * W, self.heads, C // self.heads).transpose(0, 2, 1, 3)
 
-        y = ops.attention(split(self.q(h)), split(self.k(h)), split(self.v(h)))
+        y = ops.attention(split_heads(self.q(h)), split_heads(self.k(h)), split_heads(self.v(h)))
         return x + self.proj(y.transpose(0, 2, 1, 3).reshape(N, H, W, C))
 
 
@@ -112,10 +116,10 @@ class TimestepMLP(Module):
     """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width)."""
 
     def __init__(self, dim, width, *, rng, dtype=np.float32):
-        check_sizes("TimestepMLP", dim=dim, width=width)
+        require_positive_integers("TimestepMLP", dim=dim, width=width)
         self.dim, self.dtype = dim, dtype
         self.dense1 = Linear(dim, width, rng=rng, dtype=dtype)
-        self.dense2 = Linear(width, width, silu=True, rng=rng, dtype=dtype)
+        self.dense2 = SiLULinear(width, width, rng=rng, dtype=dtype)
 
     def __call__(self, t):
         temb = ops.timestep_embedding(np.asarray(t, self.dtype), self.dim)  # t may lie between whole steps

@@ -1,4 +1,4 @@
-"""A module is an object whose attributes are its parameters: what can be counted, named, saved and trained."""
+"""A module is an object whose attributes are its parameters, so they can be named, counted, saved and trained."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Module:
         return found
 
     def num_parameters(self) -> int:
-        """How many numbers there are to learn."""
+        """The number of learned numbers."""
         return sum(p.size for p in self.parameters().values())
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
@@ -34,11 +34,11 @@ class Module:
         if complaints := misfits(parameters, arrays):
             raise ValueError(f"{type(self).__name__}.load: {summary(complaints)}")
         for name, p in parameters.items():
-            p.data = np.array(arrays[name], p.dtype)
+            p.data = np.array(arrays[name], p.dtype, order="C")
 
 
 def misfits(parameters: dict[str, Tensor], arrays: dict[str, np.ndarray]) -> list[str]:
-    """What keeps the arrays from being values of the parameters: missing, unexpected, of another shape, not finite."""
+    """Why the arrays cannot be values of the parameters: missing, unexpected, of another shape, not finite."""
     complaints = [f"missing {name}" for name in parameters if name not in arrays]
     complaints += [f"unexpected {name}" for name in arrays if name not in parameters]
     for name in parameters.keys() & arrays.keys():

@@ -1,10 +1,19 @@
-"""The U-Net of Ho et al. 2020 (Appendix B): down to a few pixels and up again, with a look back at every level."""
+"""The U-Net of Ho et al. 2020 (Appendix B): down to a few pixels and up again, with skip connections at every level."""
 
 import numpy as np
 
 from scratchdiff import ops
-from scratchdiff.nn import layers
-from scratchdiff.nn.layers import Conv2d, GroupNorm, Linear, SelfAttention, TimestepMLP, as_input, check_input, zeros
+from scratchdiff.checks import require, require_positive_integers
+from scratchdiff.nn.layers import (
+    Conv2d,
+    GroupNormSiLU,
+    SelfAttention,
+    SiLULinear,
+    TimestepMLP,
+    as_input,
+    check_input,
+    zeros,
+)
 from scratchdiff.nn.module import Module
 
 
@@ -12,29 +21,29 @@ class ResBlock(Module):
     """shortcut(x) + conv2(dropout(SiLU(GN(conv1(SiLU(GN(x))) + temb)))), then self-attention where `attention` is True.
 
     x: (N, H, W, in_channels), temb: (N, temb_width) → (N, H, W, out_channels). conv2 starts at zero. The shortcut is a
-    1×1 convolution where the channels change, else nothing.
+    1×1 convolution where the channels change, else the identity. The timestep enters as conv1's bias, one per image, which
+    is the same as adding it to every pixel.
     """
 
     def __init__(
         self, in_channels, out_channels, temb_width, *, groups, attention=False, dropout=0.0, rng, dtype=np.float32
     ):
         kw = dict(rng=rng, dtype=dtype)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"ResBlock: dropout must be in [0, 1), got {dropout}")
-        self.norm1 = GroupNorm(in_channels, groups, silu=True, dtype=dtype)
+        require(0 <= dropout < 1, "ResBlock: dropout must be in [0, 1)", dropout=dropout)
+        self.norm1 = GroupNormSiLU(in_channels, groups, dtype=dtype)
         self.conv1 = Conv2d(in_channels, out_channels, **kw)
-        self.temb_proj = Linear(temb_width, out_channels, silu=True, **kw)
-        self.norm2 = GroupNorm(out_channels, groups, silu=True, dtype=dtype)
+        self.temb_proj = SiLULinear(temb_width, out_channels, **kw)
+        self.norm2 = GroupNormSiLU(out_channels, groups, dtype=dtype)
         self.conv2 = Conv2d(out_channels, out_channels, zero=True, **kw)
         self.shortcut = Conv2d(in_channels, out_channels, 1, **kw) if in_channels != out_channels else None
         self.attn = SelfAttention(out_channels, groups, **kw) if attention else None
         self.dropout = dropout
 
-    def __call__(self, x, temb, rng=None):
-        h = self.conv1(self.norm1(x), shift=self.temb_proj(temb))
+    def __call__(self, x, temb, dropout_rng=None):
+        h = self.conv1(self.norm1(x), image_bias=self.temb_proj(temb))
         h = self.norm2(h)
-        if rng is not None and self.dropout > 0:
-            h = ops.dropout(h, rate=self.dropout, rng=rng)
+        if dropout_rng is not None and self.dropout > 0:
+            h = ops.dropout(h, rate=self.dropout, rng=dropout_rng)
         h = self.conv2(h) + (x if self.shortcut is None else self.shortcut(x))
         return h if self.attn is None else self.attn(h)
 
@@ -45,7 +54,7 @@ class Downsample(Module):
     def __init__(self, channels, *, rng, dtype=np.float32):
         self.conv = Conv2d(channels, channels, stride=2, rng=rng, dtype=dtype)
 
-    def __call__(self, x, temb, rng=None):
+    def __call__(self, x, temb, dropout_rng=None):
         return self.conv(x)
 
 
@@ -63,29 +72,30 @@ class UNet(Module):
     """The denoiser for images: model(xt, t) → (N, image_size, image_size, out_channels).
 
     image_size, in_channels, out_channels: of the images. ch: channels at full resolution; ch_mult: their multiple at each
-    level, halving the resolution between levels; num_res_blocks: a level on the way down, one more on the way up;
-    attn_resolutions: the sizes at which each block ends in self-attention (the middle always has it); groups: of every
-    group norm; dropout: its rate in training. patch_size p: the net sees p × p patches as pixels with p² channels
-    (image_size/p is then the full resolution), which makes a step about p² times cheaper. num_classes: if given, the net
-    can be told the class of each image, through a vector for each class that is added to temb, and one for "any class".
+    level; the resolution halves between levels. num_res_blocks: per level, this many blocks on the way down and one more
+    on the way up. attn_resolutions: the sizes at which each block ends in self-attention (the middle always has it).
+    groups: of every group norm; dropout: its rate in training. patch_size p: the network sees p × p patches as pixels with
+    p² channels (image_size/p is then the full resolution), which makes a step about p² times cheaper. num_classes: if
+    given, the network takes the class of each image: it learns a vector per class, and one more for "any class", and adds
+    the right one to temb.
 
-    xt: (N, H, W, in_channels), t: (N,) integers 1..T. An array is cast to the net's dtype. `rng` draws the dropout masks;
-    without it nothing is dropped. labels: (N,) integers 0..num_classes, where num_classes, as None, means any class.
-    Skips are concatenated as [h, skip]; every last convolution starts at zero, so the untrained net returns 0.
-    Raises ValueError for sizes that are no positive integers or do not divide, and for inputs of other shapes.
+    xt: (N, H, W, in_channels), t: (N,) integers 1..T. An array is cast to the network's dtype. labels: (N,) integers
+    0..num_classes; num_classes itself, like None, means any class. dropout_rng draws the dropout masks; without it nothing
+    is dropped. Skips are concatenated as [h, skip]; every last convolution starts at zero, so the untrained network
+    returns 0. Raises ValueError for sizes that are not positive integers or do not divide, and for inputs of other shapes.
     """
 
     def __init__(self, image_size, in_channels, out_channels, ch, ch_mult, num_res_blocks, attn_resolutions, groups=32,
                  dropout=0.0, dtype=np.float32, *, rng, patch_size=1, num_classes=None):  # fmt: skip
         sizes = dict(image_size=image_size, in_channels=in_channels, out_channels=out_channels, ch=ch, groups=groups,
                      num_res_blocks=num_res_blocks, patch_size=patch_size, levels=len(ch_mult))  # fmt: skip
-        layers.check_sizes("UNet", **sizes, num_classes=1 if num_classes is None else num_classes)
-        layers.check_sizes("UNet", **{f"ch_mult[{i}]": mult for i, mult in enumerate(ch_mult)})
+        require_positive_integers("UNet", **sizes, num_classes=1 if num_classes is None else num_classes)
+        require_positive_integers("UNet", **{f"ch_mult[{i}]": mult for i, mult in enumerate(ch_mult)})
         levels = len(ch_mult)
-        if image_size % (patch_size * 2 ** (levels - 1)):
-            raise ValueError(f"UNet: {levels} levels on patches of {patch_size} do not divide images of {image_size} pixels")
-        if any(ch * m % groups for m in ch_mult):
-            raise ValueError(f"UNet: {groups} groups do not divide the channels {[ch * m for m in ch_mult]}")
+        require(image_size % (patch_size * 2 ** (levels - 1)) == 0,
+                f"UNet: {levels} levels on patches of {patch_size} do not divide images of {image_size} pixels")  # fmt: skip
+        channels = [ch * mult for mult in ch_mult]
+        require(all(c % groups == 0 for c in channels), f"UNet: {groups} groups do not divide the channels {channels}")
         self.image_size, self.in_channels, self.patch_size = image_size, in_channels, patch_size
         self.dropout, self.dtype, self.num_classes = dropout, dtype, num_classes
         kw = dict(rng=rng, dtype=dtype)
@@ -98,7 +108,7 @@ class UNet(Module):
         self.class_emb = zeros((num_classes + 1, width), dtype) if num_classes else None
         self.conv_in = Conv2d(in_channels * patch_size**2, ch, **kw)
 
-        size, c, skips = image_size // patch_size, ch, [ch]  # skips: the channels of what the way down leaves behind
+        size, c, skips = image_size // patch_size, ch, [ch]  # skips: the channels of each skip connection
         self.down = []
         for level, mult in enumerate(ch_mult):
             for _ in range(num_res_blocks):
@@ -123,16 +133,16 @@ class UNet(Module):
                 size *= 2
         assert not skips and size == image_size // patch_size
 
-        self.norm_out = GroupNorm(c, groups, silu=True, dtype=dtype)
+        self.norm_out = GroupNormSiLU(c, groups, dtype=dtype)
         self.conv_out = Conv2d(c, out_channels * patch_size**2, zero=True, **kw)
 
-    def __call__(self, xt, t, rng=None, labels=None):
+    def __call__(self, xt, t, labels=None, dropout_rng=None):
         check_input("UNet", xt, t, (self.image_size, self.image_size, self.in_channels))
         temb = self.temb(t)
         if self.num_classes:
             temb = temb + self.class_emb[self.check_labels(labels, len(temb))]
-        elif labels is not None:
-            raise ValueError("UNet: this net was made without num_classes and takes no labels")
+        else:
+            require(labels is None, "UNet: this network was made without num_classes and takes no labels")
         h = as_input(xt, self.dtype)
         if self.patch_size > 1:
             h = ops.space_to_depth(h, block=self.patch_size)
@@ -140,15 +150,15 @@ class UNet(Module):
 
         skips = [h]
         for layer in self.down:
-            h = layer(h, temb, rng)
+            h = layer(h, temb, dropout_rng)
             skips.append(h)
 
-        h = self.mid[0](h, temb, rng)
+        h = self.mid[0](h, temb, dropout_rng)
         h = self.mid_attn(h)
-        h = self.mid[1](h, temb, rng)
+        h = self.mid[1](h, temb, dropout_rng)
 
         for layer in self.up:
-            h = layer(h) if isinstance(layer, Upsample) else layer(ops.concat([h, skips.pop()]), temb, rng)
+            h = layer(h) if isinstance(layer, Upsample) else layer(ops.concat([h, skips.pop()]), temb, dropout_rng)
         assert not skips
 
         h = self.conv_out(self.norm_out(h))
@@ -157,8 +167,6 @@ class UNet(Module):
     def check_labels(self, labels, N):
         """The labels as an array, all "any class" for None. Raises ValueError if they are not (N,) integers in range."""
         labels = np.full(N, self.num_classes) if labels is None else np.asarray(labels)
-        whole = labels.shape == (N,) and labels.dtype.kind in "iu"
-        if not whole or not ((0 <= labels) & (labels <= self.num_classes)).all():
-            seen = f"{labels.dtype} of shape {labels.shape}"
-            raise ValueError(f"UNet: labels must be {N} integers in 0..{self.num_classes}, got {seen}")
+        fits = labels.shape == (N,) and labels.dtype.kind in "iu" and ((0 <= labels) & (labels <= self.num_classes)).all()
+        require(fits, f"UNet: labels must be {N} integers in 0..{self.num_classes}", labels=labels)
         return labels

@@ -6,6 +6,7 @@ Broadcasting copies an entry to many places, so its gradient is the sum over tho
 import numpy as np
 
 from scratchdiff.autograd import Tensor, op
+from scratchdiff.checks import require
 
 
 def unbroadcast(dy: np.ndarray, like) -> np.ndarray:
@@ -60,8 +61,7 @@ def neg(x):
 @op
 def power(x, exponent):
     """y = xᵖ for one real number p, not a Tensor; x ≥ 0 where p is not an integer. ValueError if p is an array."""
-    if np.ndim(exponent) != 0:
-        raise ValueError(f"power: the exponent must be one real number, got shape {np.shape(exponent)}")
+    require(np.ndim(exponent) == 0, "power: the exponent must be one real number", exponent=np.asarray(exponent))
     p = np.asarray(exponent).item()  # a Python number: a NumPy one would make float32 float64
     return x**p, lambda dy: (dy * p * x ** (p - 1) if p != 0 else np.zeros_like(dy),)
 
@@ -91,15 +91,14 @@ def mean(x, axis=None, keepdims=False):
     """y = Σ x / n over `axis` (an int, a tuple, or None for all). Raises ValueError where n = 0."""
     axes = _axes("mean", x, axis)
     n = int(np.prod([x.shape[a] for a in axes]))
-    if n == 0:
-        raise ValueError(f"mean: nothing to average over axis {axis} of shape {x.shape}")
+    require(n > 0, f"mean: nothing to average over axis {axis}", x=x)
     return x.mean(axes, keepdims=keepdims), lambda dy: (_spread(dy / n, x, axes),)
 
 
 def _axes(name, x, axis):
     axes = range(x.ndim) if axis is None else (axis,) if np.ndim(axis) == 0 else axis
-    if any(not -x.ndim <= a < x.ndim for a in axes) or len({a % x.ndim for a in axes}) < len(axes):
-        raise ValueError(f"{name}: axis {axis} must name axes of shape {x.shape}, each once")
+    known = all(-x.ndim <= a < x.ndim for a in axes) and len({a % x.ndim for a in axes}) == len(axes)
+    require(known, f"{name}: axis {axis} must name axes of x, each once", x=x)
     return tuple(a % x.ndim for a in axes)
 
 
@@ -112,8 +111,7 @@ def matmul(a, b):
     """y = a @ b, the matrix product of the last two axes; leading axes broadcast.   a: (..., n, k), b: (..., k, m).
 
     Raises ValueError if either has fewer than two axes, or the shapes do not fit."""
-    if a.ndim < 2 or b.ndim < 2:
-        raise ValueError(f"matmul: needs matrices, got shapes {a.shape} and {b.shape}")
+    require(a.ndim >= 2 and b.ndim >= 2, "matmul: needs matrices", a=a, b=b)
     y = broadcast("matmul", np.matmul, a, b)
 
     def backward(dy):  # y_ij = Σ_k a_ik b_kj, so ∂y_ij/∂a_ik = b_kj

@@ -3,6 +3,7 @@
 import numpy as np
 
 from scratchdiff.autograd import op
+from scratchdiff.checks import require
 
 
 @op
@@ -13,8 +14,8 @@ def timestep_embedding(t, dim, *, dtype=np.float64):
     column. As in Ho et al.'s code (after Vaswani et al. 2017, section 3.5). Raises ValueError unless t is (N,) and dim ≥ 4.
     """
     t = np.asarray(t)
-    if t.ndim != 1 or not isinstance(dim, (int, np.integer)) or dim < 4 or t.dtype.kind not in "iuf":
-        raise ValueError(f"timestep_embedding: needs t of shape (N,) and dim >= 4, got t {t.shape} and dim {dim}")
+    fits = t.ndim == 1 and t.dtype.kind in "iuf" and isinstance(dim, (int, np.integer)) and dim >= 4
+    require(fits, "timestep_embedding: needs t of shape (N,) and dim >= 4", t=t, dim=dim)
     half = dim // 2
     omega = np.exp(-np.log(10_000) * np.arange(half) / (half - 1))
     dtype = t.dtype if t.dtype.kind == "f" else dtype

@@ -1,4 +1,4 @@
-"""One small example of each op, of unequal odd sizes: what `scratchdiff gradcheck` prints and the tests go through."""
+"""A small example of each op, with unequal odd sizes. `scratchdiff gradcheck` and the tests go through them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,12 +23,12 @@ class Example(NamedTuple):
 
 
 def dropout_with_one_mask(x):
-    """The same numbers dropped at each call, as finite differences need it."""
+    """Drop the same numbers at each call: finite differences need a fixed function."""
     return ops.dropout(x, rate=0.4, rng=np.random.default_rng(3))
 
 
 def pixels_log_prob(mean, logvar):
-    """Of pixels within and at both ends of the 256 values."""
+    """The log-probability of pixels inside the range of 256 values and at both of its ends."""
     x = np.array([[0, 100, 128, 255, 255], [255, 0, 153, 254, 1]], mean.dtype) / 127.5 - 1
     return ops.discretized_normal_log_prob(x, mean, logvar)
 
@@ -58,14 +58,14 @@ EXAMPLES = [
     Example("gelu", ops.gelu, ((2, 5),)),
     Example("softmax", ops.softmax, ((2, 3, 5),)),
     Example("linear", ops.linear, ((2, 3, 5), (5, 4), (4,))),
-    Example("linear", lambda x, w, b: ops.linear(x, w, b, silu=True), ((2, 3, 5), (5, 4), (4,))),
+    Example("silu_linear", ops.silu_linear, ((2, 3, 5), (5, 4), (4,))),
     Example("dropout", dropout_with_one_mask, ((2, 5),)),
     Example("conv2d", ops.conv2d, ((2, 6, 5, 3), (3, 3, 3, 4), (4,))),
     Example("conv2d", lambda x, w, b: ops.conv2d(x, w, b, stride=2), ((2, 6, 5, 3), (3, 3, 3, 2), (2,))),
     Example("conv2d", lambda x, w: ops.conv2d(x, w, None, 3, ((2, 0), (1, 3))), ((2, 7, 6, 2), (4, 2, 2, 3))),
     Example("conv2d", ops.conv2d, ((2, 5, 3, 4), (1, 1, 4, 3), (2, 3))),  # a bias for each image
     Example("group_norm", lambda x, a, b: ops.group_norm(x, a, b, groups=3), ((2, 3, 2, 6), (6,), (6,))),
-    Example("group_norm", lambda x, a, b: ops.group_norm(x, a, b, groups=2, silu=True), ((2, 5, 6), (6,), (6,))),
+    Example("group_norm_silu", lambda x, a, b: ops.group_norm_silu(x, a, b, groups=2), ((2, 5, 6), (6,), (6,))),
     Example("upsample_nearest", ops.upsample_nearest, ((2, 3, 2, 4),)),
     Example("attention", ops.attention, ((2, 1, 3, 4), (2, 1, 5, 4), (2, 1, 5, 3))),
     Example("attention", ops.attention, ((2, 3, 4, 2), (2, 3, 4, 2), (2, 3, 4, 2))),

@@ -1,23 +1,22 @@
-"""What the variational bound is made of: how far one normal distribution is from another, and how well it explains a value.
+"""The terms of the variational bound: the KL divergence of two normal distributions, and log-probabilities.
 
-All are entry by entry, in nats. A normal distribution is given by its mean μ and logvar = log σ², which may be any number.
+All are taken entry by entry, in nats. A normal distribution has a mean μ and logvar = log σ², which may be any number.
 """
 
 import numpy as np
 
 from scratchdiff.autograd import op
+from scratchdiff.checks import require
 
 LOG_2PI = np.log(2 * np.pi)
 
 
 def check_entries(name: str, x, *others) -> None:
     """Raise the ValueError of the op `name` unless its arguments are floats, all of the shape of the first."""
-    if any(np.shape(other) != np.shape(x) for other in others):
-        shapes = ", ".join(str(np.shape(a)) for a in (x, *others))
-        raise ValueError(f"{name}: all arguments must have one shape, got {shapes}")
+    one_shape = all(np.shape(other) == np.shape(x) for other in others)
+    require(one_shape, f"{name}: all arguments must have one shape", shapes=[np.shape(a) for a in (x, *others)])
     dtypes = [np.asarray(a).dtype for a in (x, *others)]
-    if any(dtype.kind != "f" for dtype in dtypes):
-        raise ValueError(f"{name}: needs floats, got {', '.join(map(str, dtypes))}")
+    require(all(dtype.kind == "f" for dtype in dtypes), f"{name}: needs floats", dtypes=[str(dtype) for dtype in dtypes])
 
 
 @op
@@ -56,7 +55,7 @@ def discretized_normal_log_prob(x, mean, logvar):
         P(x) = Φ(b) − Φ(a),   b = (x + 1/255 − μ)/σ, but ∞ for x = 1;   a = (x − 1/255 − μ)/σ, but −∞ for x = −1
 
     so that the 256 masses add up to 1. Finite however far x lies from μ. It is computed in float64 and returned in the
-    dtype of the mean; x, which is data, gets no gradient. All of one shape. That x is on the grid is the caller's affair.
+    dtype of the mean; x, which is data, gets no gradient. All of one shape. The caller must see to it that x is on the grid.
     """
     from scipy.special import log_ndtr  # here, so that importing the package stays quick
 

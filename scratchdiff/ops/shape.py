@@ -1,9 +1,9 @@
-"""Moving entries without changing them. Each of these ops is a permutation or a copy, and its gradient is the way back."""
+"""Moving entries without changing them: each op permutes or copies entries, and its gradient moves them back."""
 
 import numpy as np
 
-from scratchdiff import kernels
 from scratchdiff.autograd import Tensor, op
+from scratchdiff.checks import require, require_positive_integers
 
 
 @op
@@ -25,8 +25,7 @@ def reshape(x, *shape):
 @op
 def _transpose(x, *, axes):
     positive = [a + x.ndim if a < 0 else a for a in axes]
-    if sorted(positive) != list(range(x.ndim)):
-        raise ValueError(f"transpose: {axes} is no permutation of the axes of shape {x.shape}")
+    require(sorted(positive) == list(range(x.ndim)), f"transpose: {axes} is no permutation of the axes of x", x=x)
     back = np.argsort(positive)
     return x.transpose(axes), lambda dy: (dy.transpose(back),)
 
@@ -44,18 +43,10 @@ def transpose(x, *axes):
 def _concat(*xs, axis):
     shapes = [x.shape for x in xs]
     a = axis % max(1, xs[0].ndim) if xs else 0
-    if not xs or not -xs[0].ndim <= axis < xs[0].ndim or len({(len(s), s[:a], s[a + 1 :]) for s in shapes}) > 1:
-        raise ValueError(f"concat: shapes {shapes} do not join along axis {axis}")
-    rows = int(np.prod(shapes[0][:a]))  # one for each entry of the axes before, and in it all that lies behind
-    tables = [x.reshape(rows, int(np.prod(x.shape[a:]))) for x in xs]
-    y = kernels.join(tables)
-
-    def backward(dy):
-        parts = kernels.split(dy.reshape(y.shape), [table.shape[1] for table in tables])
-        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes))
-
-    length = sum(s[a] for s in shapes)
-    return y.reshape(*shapes[0][:a], length, *shapes[0][a + 1 :]), backward
+    fits = xs and -xs[0].ndim <= axis < xs[0].ndim and len({(len(s), s[:a], s[a + 1 :]) for s in shapes}) == 1
+    require(fits, f"concat: shapes {shapes} do not join along axis {axis}")
+    ends = np.cumsum([s[a] for s in shapes])
+    return np.concatenate(xs, axis=a), lambda dy: tuple(np.split(dy, ends[:-1], axis=a))
 
 
 def concat(xs, axis=-1):
@@ -95,8 +86,9 @@ def space_to_depth(x, *, block):
     """Each block × block patch of pixels becomes one pixel with block² times the channels. Its inverse: `depth_to_space`.
 
     x: (N, H, W, C) → (N, H/block, W/block, block² C). Raises ValueError if block does not divide H and W."""
-    if x.ndim != 4 or not isinstance(block, (int, np.integer)) or block < 1 or x.shape[1] % block or x.shape[2] % block:
-        raise ValueError(f"space_to_depth: blocks of {block} × {block} do not tile images of shape {x.shape}")
+    require_positive_integers("space_to_depth", block=block)
+    tiled = x.ndim == 4 and x.shape[1] % block == x.shape[2] % block == 0
+    require(tiled, f"space_to_depth: blocks of {block} × {block} do not tile the images", x=x)
     return _fold(x, block), lambda dy: (_unfold(dy, block),)
 
 
@@ -105,8 +97,9 @@ def depth_to_space(x, *, block):
     """(N, H, W, block² C) → (N, block H, block W, C): the inverse of `space_to_depth` (Shi et al. 2016, Eq. 4).
 
     Raises ValueError if block² does not divide the channels."""
-    if x.ndim != 4 or not isinstance(block, (int, np.integer)) or block < 1 or x.shape[3] % block**2:
-        raise ValueError(f"depth_to_space: the channels of shape {x.shape} are not {block}² times a whole number")
+    require_positive_integers("depth_to_space", block=block)
+    whole = x.ndim == 4 and x.shape[3] % block**2 == 0
+    require(whole, f"depth_to_space: the channels are not {block}² times a whole number", x=x)
     return _unfold(x, block), lambda dy: (_fold(dy, block),)
 
 

@@ -1,10 +1,11 @@
-"""Every kernel, as formula and as fast code, on the same inputs. The formulas are held against SciPy or by hand first."""
+"""Every compiled kernel equals the formula that it may replace, forward and backward, on the same inputs."""
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from scratchdiff.kernels import fast, reference, winograd
+from scratchdiff import kernels, ops, optim
+from scratchdiff.kernels import FORMULAS, compiled, winograd
+from scratchdiff.kernels.conv import winograd_pays
 
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-11}  # of the largest entry
 
@@ -38,6 +39,8 @@ CONVOLUTIONS = {  # N, H, W, Cin, kh, kw, Cout, stride, pads
     "no images": (0, 6, 5, 3, 3, 3, 4, 2, ((1, 1), (1, 1))),
     "more lines than a block of pixels": (1, 3, 600, 2, 3, 3, 2, 2, ((1, 1), (1, 1))),
 }
+LINEARS = {"few rows": (5, 7, 3), "rows for two threads": (700, 64, 48), "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}
+ATTENTIONS = {"unequal": (3, 5, 7, 4, 6), "7 × 7 pixels": (1, 49, 49, 32, 32), "no heads": (0, 2, 3, 4, 5)}  # N, L, M, D, E
 NORMS = {  # N, L, C, groups
     "3 images": (3, 35, 12, 4),
     "one image": (1, 17, 8, 8),
@@ -46,197 +49,173 @@ NORMS = {  # N, L, C, groups
     "no images": (0, 4, 4, 2),
     "many images": (37, 20, 32, 8),
 }
-conv_cases = pytest.mark.parametrize("case", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
-norm_cases = pytest.mark.parametrize("case", NORMS.values(), ids=NORMS.keys())
 dtypes = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
-def conv_inputs(case, dtype, seed=0, biases=None):
-    """x, w, b, dy of a case. biases: 1 for one that all images share, or None for one each."""
+def convolve_arguments(case, rng):
     N, H, W, Cin, kh, kw, Cout, s, pads = case
-    rng = np.random.default_rng(seed)
-    out = (H + sum(pads[0]) - kh) // s + 1, (W + sum(pads[1]) - kw) // s + 1
-    shapes = (N, H, W, Cin), (kh, kw, Cin, Cout), (biases or N, Cout), (N, *out, Cout)
-    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    image_bias = rng.standard_normal((N, Cout)) if s == 1 else rng.standard_normal(Cout)
+    return rng.standard_normal((N, H, W, Cin)), rng.standard_normal((kh, kw, Cin, Cout)), image_bias, s, pads
 
 
-def norm_inputs(case, dtype, seed=0):
+def normalise_arguments(case, rng):
     N, L, C, groups = case
-    rng = np.random.default_rng(seed)
-    x, dy = rng.standard_normal((2, N, L, C)).astype(dtype)
-    scale, shift = rng.standard_normal((2, C)).astype(dtype)
-    return 1 + 2 * x, dy, scale, shift, groups
+    return 1 + 2 * rng.standard_normal((N, L, C)), rng.standard_normal(C), rng.standard_normal(C), groups, 1e-6
 
 
-def conv_kernels(module, x, w, b, dy, s, pads):
-    yield module.conv2d(x, w, b, s, pads)
-    yield module.conv2d_dx(dy, w, x.shape, s, pads)
-    yield module.conv2d_dw(x, dy, w.shape, s, pads)
-    yield module.sum_pixels(dy)
+def affine_arguments(case, rng):
+    rows, n_in, n_out = case
+    return rng.standard_normal((rows, n_in)), rng.standard_normal((n_in, n_out)), rng.standard_normal(n_out)
 
 
-def norm_kernels(module, x, dy, scale, shift, groups, silu):
-    y, mean, rstd = module.group_norm(x, scale, shift, groups, 1e-6, silu)
-    return y, mean, rstd, *module.group_norm_backward(dy, x, mean, rstd, scale, shift, groups, silu)
+def attend_arguments(case, rng):
+    N, L, M, D, E = case
+    return rng.standard_normal((N, L, D)), rng.standard_normal((N, M, D)), rng.standard_normal((N, M, E))
+
+
+CASES = {  # a marked function that returns (y, backward): how to make its arguments, and the cases to make them for
+    "convolve": (convolve_arguments, CONVOLUTIONS),
+    "normalise": (normalise_arguments, NORMS),
+    "normalise_silu": (normalise_arguments, NORMS),
+    "affine": (affine_arguments, LINEARS),
+    "silu_affine": (affine_arguments, LINEARS),
+    "attend": (attend_arguments, ATTENTIONS),
+}
+PAIRS = [pytest.param(name, make, case, id=f"{name}, {label}")
+         for name, (make, cases) in CASES.items() for label, case in cases.items()]  # fmt: skip
+
+
+def as_dtype(arguments, dtype):
+    return [a.astype(dtype) if isinstance(a, np.ndarray) else a for a in arguments]
+
+
+def outputs(f, arguments, seed=1):
+    """[y, *gradients] of f for a random dy, None left out."""
+    y, backward = f(*arguments)
+    dy = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
+    return [y, *[dx for dx in backward(dy) if dx is not None]]
+
+
+def formula_outputs(name, arguments):
+    """The same in float64 by the NumPy formula, whatever formulas it calls in turn."""
+    before = kernels.use("numpy")
+    try:
+        return outputs(FORMULAS[name], as_dtype(arguments, np.float64))
+    finally:
+        kernels.use(before)
 
 
 def assert_close(got, want, dtype):
-    """`want` is worked out in float64; errors are measured against its largest entry."""
+    """`want` is computed in float64; errors are measured against its largest entry."""
     assert got.dtype == dtype
     assert got.shape == want.shape
     assert np.abs(got - want).max(initial=0) <= TOLERANCE[dtype] * max(np.abs(want).max(initial=0), 1)
 
 
-# ---- the formulas themselves
+# ---- every compiled kernel equals its formula
 
 
-@pytest.mark.parametrize("s", (1, 2))
-def test_the_formula_of_conv2d_is_scipys_correlation(s):
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 6, 7, 3)), rng.standard_normal((3, 3, 3, 4))
-    got = reference.conv2d(x, w, np.zeros((1, 4)), s, ((1, 1), (1, 1)))
-    for n, d in np.ndindex(2, 4):
-        planes = [ndimage.correlate(x[n, :, :, c], w[:, :, c, d], mode="constant") for c in range(3)]
-        np.testing.assert_allclose(got[n, :, :, d], sum(planes)[::s, ::s], atol=1e-12)
-
-
-@conv_cases
-def test_the_formulas_of_a_convolutions_gradients_are_the_adjoints_of_its_forward(case):
-    x, w, b, dy = conv_inputs(case, np.float64)
-    y, dx, dw, db = conv_kernels(reference, x, w, b, dy, *case[7:])
-    without_b = y - b[:, None, None]
-    np.testing.assert_allclose([np.vdot(dx, x), np.vdot(dw, w)], np.vdot(dy, without_b), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(np.vdot(db, b), np.vdot(dy, y - without_b), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("silu", (False, True))
-def test_the_formula_of_group_norms_gradient_matches_finite_differences(silu):
-    x, dy, scale, shift, groups = norm_inputs((2, 3, 4, 2), np.float64)
-    gradients = norm_kernels(reference, x, dy, scale, shift, groups, silu)[3:]
-    for i, gradient in enumerate(gradients):
-        inputs = [x, scale, shift]
-        for entry in np.ndindex(gradient.shape):
-            step = np.zeros(gradient.shape)
-            step[entry] = 1e-5
-            up, down = (
-                np.vdot(dy, reference.group_norm(*inputs[:i], inputs[i] + sign * step, *inputs[i + 1 :], 2, 1e-6, silu)[0])
-                for sign in (1, -1)
-            )
-            assert (up - down) / 2e-5 == pytest.approx(gradient[entry], abs=1e-7)
-
-
-# ---- the fast code computes the formulas
+def test_every_marked_function_has_a_twin_and_a_case_here():
+    assert set(FORMULAS) == set(compiled.__all__) == {*CASES, "adam_update"}
 
 
 @dtypes
-@conv_cases
-def test_fast_convolution_and_its_gradients_equal_the_formulas(case, dtype):
-    arrays = conv_inputs(case, dtype, biases=1 if case[7] > 1 else None)
-    wanted = conv_kernels(reference, *[a.astype(np.float64) for a in arrays], *case[7:])
-    for got, want in zip(conv_kernels(fast, *arrays, *case[7:]), wanted, strict=True):
-        assert_close(got, want, dtype)
-
-
-@pytest.mark.parametrize("silu", (False, True))
-@dtypes
-@norm_cases
-def test_fast_group_norm_and_its_gradients_equal_the_formulas(case, dtype, silu):
-    *arrays, groups = norm_inputs(case, dtype)
-    wanted = norm_kernels(reference, *[a.astype(np.float64) for a in arrays], groups, silu)
-    for got, want in zip(norm_kernels(fast, *arrays, groups, silu), wanted, strict=True):
-        assert_close(got, want, dtype)
-
-
-DENSE = {"few rows": (5, 7, 3), "rows for two threads": (700, 64, 48), "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}
-
-
-@pytest.mark.parametrize("silu", (False, True))
-@dtypes
-@pytest.mark.parametrize("size", DENSE.values(), ids=DENSE.keys())
-def test_fast_linear_and_its_gradients_equal_the_formulas(size, dtype, silu):
-    rows, n_in, n_out = size
-    rng = np.random.default_rng(0)
-    shapes = (rows, n_in), (n_in, n_out), n_out, (rows, n_out)
-    x, w, b, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
-    x8, w8, b8, dy8 = (a.astype(np.float64) for a in (x, w, b, dy))
-    assert_close(fast.linear(x, w, b, silu), reference.linear(x8, w8, b8, silu), dtype)
-    wanted = reference.linear_backward(dy8, x8, w8, silu)
-    for got, want in zip(fast.linear_backward(dy, x, w, silu), wanted, strict=True):
+@pytest.mark.parametrize("name, make, case", PAIRS)
+def test_a_compiled_kernel_and_its_gradients_equal_the_formula(name, make, case, dtype):
+    arguments = as_dtype(make(case, np.random.default_rng(0)), dtype)
+    for got, want in zip(outputs(getattr(compiled, name), arguments), formula_outputs(name, arguments), strict=True):
         assert_close(got, want, dtype)
 
 
 @dtypes
-@pytest.mark.parametrize("size", ((3, 5, 7, 4, 6), (1, 49, 49, 32, 32), (0, 2, 3, 4, 5)))
-def test_fast_attention_and_its_gradients_equal_the_formulas(size, dtype):
-    N, L, M, D, E = size
-    rng = np.random.default_rng(0)
-    q, k, v, dy = (rng.standard_normal(s).astype(dtype) for s in ((N, L, D), (N, M, D), (N, M, E), (N, L, E)))
-    q8, k8, v8, dy8 = (a.astype(np.float64) for a in (q, k, v, dy))
-    (y, a), (y8, a8) = fast.attention(q, k, v), reference.attention(q8, k8, v8)
-    assert_close(y, y8, dtype)
-    assert_close(a, a8, dtype)
-    wanted = reference.attention_backward(dy8, q8, k8, v8, a8)
-    for got, want in zip(fast.attention_backward(dy, q, k, v, a), wanted, strict=True):
+@pytest.mark.parametrize("name, bias", (("convolve", None), ("convolve", (4,)), ("affine", None), ("silu_affine", None)))
+def test_a_bias_may_be_shared_or_missing_in_both(name, bias, dtype):
+    make, cases = CASES[name]
+    arguments = list(make(cases["3x3" if name == "convolve" else "few rows"], np.random.default_rng(0)))
+    arguments[2] = None if bias is None else np.ones(bias)
+    arguments = as_dtype(arguments, dtype)
+    for got, want in zip(outputs(getattr(compiled, name), arguments), formula_outputs(name, arguments), strict=True):
         assert_close(got, want, dtype)
 
 
-def test_attention_to_scores_of_a_thousand_does_not_overflow():
-    q = np.full((1, 2, 4), 1000, np.float32)
-    y, a = fast.attention(q, q * np.float32([[[1], [-1]]]), np.float32([[[1], [2]]]))
-    np.testing.assert_array_equal(a, [[[1, 0], [1, 0]]])
-    np.testing.assert_array_equal(y, [[[1], [1]]])
-
-
-@pytest.mark.parametrize("rows, widths", ((4, (3, 5)), (1, (2, 1, 4)), (0, (3, 2)), (3, (2, 0))))
-def test_fast_join_and_split_equal_the_formulas(rows, widths):
-    xs = [np.random.default_rng(0).standard_normal((rows, width)) for width in widths]
-    np.testing.assert_array_equal(fast.join(xs), reference.join(xs))
-    for got, want, x in zip(fast.split(fast.join(xs), widths), reference.split(reference.join(xs), widths), xs, strict=True):
-        np.testing.assert_array_equal(got, want)
-        np.testing.assert_array_equal(got, x)
-
-
 @dtypes
-@pytest.mark.parametrize("size", (0, 1, 13, 70_000))
-def test_a_fast_step_of_adam_equals_the_formula(size, dtype):
+@pytest.mark.parametrize("shape", ((0,), (1,), (13,), (70_000,), (3, 5)))
+def test_a_compiled_step_of_adam_equals_the_formula(shape, dtype):
     rng = np.random.default_rng(0)
-    p, g, m, v = (rng.standard_normal(size).astype(dtype) for _ in range(4))
+    p, g, m, v = (rng.standard_normal(shape).astype(dtype) for _ in range(4))
     v = np.abs(v)
     arrays = [a.astype(np.float64) for a in (p, g, m, v)]
-    settings = 0.9, 0.999, 0.01, 0.5, 1e-8
-    reference.adam(*arrays, *settings)
-    fast.adam(p, g, m, v, *settings)
+    settings = 3, 0.01, 0.9, 0.999, 1e-8  # k, lr, betas, eps
+    FORMULAS["adam_update"](*arrays, *settings)
+    compiled.adam_update(p, g, m, v, *settings)
     for got, want in zip((p, m, v), (arrays[0], arrays[2], arrays[3]), strict=True):
         assert_close(got, want, dtype)
 
 
+@pytest.mark.parametrize("order", ("C", "F", "every other row"))
+def test_both_steps_of_adam_move_a_parameter_in_place_whatever_its_memory_order(order):
+    moved = []
+    for step in (FORMULAS["adam_update"], compiled.adam_update):
+        a = np.random.default_rng(0).standard_normal((6, 4))
+        p = np.asfortranarray(a) if order == "F" else a if order == "C" else a[::2]
+        start, g = p.copy(), np.ones(p.shape[::-1]).T  # the gradient's memory order differs from p's
+        step(p, g, np.zeros_like(p), np.zeros_like(p), 1, 0.1, 0.9, 0.999, 1e-8)
+        np.testing.assert_allclose(p, start - 0.1, rtol=1e-6)  # Adam's first step has the length lr
+        moved.append(p)
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-14)
+
+
+def test_attention_to_scores_of_a_thousand_does_not_overflow():
+    q = np.full((1, 2, 4), 1000, np.float32)
+    y, _ = compiled.attend(q, q * np.float32([[[1], [-1]]]), np.float32([[[1], [2]]]))
+    np.testing.assert_array_equal(y, [[[1], [1]]])
+
+
 def awkward(a):
     """The same numbers, read-only and not contiguous."""
+    if not isinstance(a, np.ndarray):
+        return a
     view = np.repeat(a, 2, axis=-1)[..., ::2]
     view.flags.writeable = False
     return view
 
 
-@pytest.mark.parametrize("name", ("3x3 wide", "3x3 stride 2", "1x1", "3x3"))
-def test_fast_convolution_takes_read_only_views_and_leaves_its_inputs_alone(name):
-    case = CONVOLUTIONS[name]
-    arrays = conv_inputs(case, np.float64)
-    before = [a.copy() for a in arrays]
-    wanted = list(conv_kernels(fast, *arrays, *case[7:]))
-    for got, want in zip(conv_kernels(fast, *map(awkward, arrays), *case[7:]), wanted, strict=True):
+@pytest.mark.parametrize("name", CASES)
+def test_a_compiled_kernel_takes_read_only_views_and_leaves_its_inputs_alone(name):
+    make, cases = CASES[name]
+    arguments = make(list(cases.values())[0], np.random.default_rng(0))
+    before = [np.copy(a) for a in arguments if isinstance(a, np.ndarray)]
+    wanted = outputs(getattr(compiled, name), arguments)
+    for got, want in zip(outputs(getattr(compiled, name), [awkward(a) for a in arguments]), wanted, strict=True):
         np.testing.assert_array_equal(got, want)
-    for a, b in zip(arrays, before, strict=True):
+    for a, b in zip([a for a in arguments if isinstance(a, np.ndarray)], before, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_fast_group_norm_takes_read_only_views_and_leaves_its_inputs_alone():
-    *arrays, groups = norm_inputs(NORMS["3 images"], np.float64)
-    before = [a.copy() for a in arrays]
-    wanted = norm_kernels(fast, *arrays, groups, True)
-    for got, want in zip(norm_kernels(fast, *map(awkward, arrays), groups, True), wanted, strict=True):
-        np.testing.assert_array_equal(got, want)
-    for a, b in zip(arrays, before, strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_after_use_numpy_no_compiled_kernel_is_called(monkeypatch):
+    def refuse(name):
+        raise AssertionError(f"the twin of {name} was called")
+
+    monkeypatch.setattr(kernels, "twin", refuse)
+    before = kernels.use("numpy")
+    try:
+        x = np.ones((2, 4, 4, 2))
+        ops.conv2d(x, np.ones((3, 3, 2, 4)))
+        ops.group_norm_silu(x, np.ones(2), np.ones(2), groups=1)
+        optim.adam_update(*np.ones((4, 3)), 1, 0.1, 0.9, 0.99, 1e-8)
+        kernels.use("compiled")
+        with pytest.raises(AssertionError, match="the twin of convolve was called"):
+            ops.conv2d(x, np.ones((3, 3, 2, 4)))
+    finally:
+        kernels.use(before)
+
+
+def test_kernels_use_refuses_another_mode():
+    with pytest.raises(ValueError, match="kernels.use: the mode must be numpy or compiled, got 'cuda'"):
+        kernels.use("cuda")
+
+
+# ---- Winograd
 
 
 def test_winograds_matrices_turn_a_filter_of_three_taps_into_six_products():
@@ -259,28 +238,33 @@ def test_winograds_shortcut_out_equals_its_matrix():
 
 @pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name.startswith("3x3") and "stride" not in name])
 def test_winograd_equals_the_formula_on_shapes_that_are_too_small_for_it_to_pay(name):
-    case = CONVOLUTIONS[name]
-    x, w, b, dy = conv_inputs(case, np.float64)
-    want = list(conv_kernels(reference, x, w, b, dy, *case[7:]))
-    assert_close(winograd.conv2d(x, w, b, case[8]), want[0], np.float64)
-    assert_close(winograd.conv2d_dw(x, dy, case[8]), want[2], np.float64)
+    x, w, b, s, pads = convolve_arguments(CONVOLUTIONS[name], np.random.default_rng(0))
+    want = formula_outputs("convolve", (x, w, b, s, pads))
+    dy = np.random.default_rng(1).standard_normal(want[0].shape)
+    assert_close(winograd.convolution(x, w, b, pads), want[0], np.float64)
+    assert_close(winograd.weight_gradient(x, dy, pads), want[2], np.float64)
+
+
+def test_both_ways_of_convolving_are_among_the_cases():
+    pays = [winograd_pays(case[:4], case[4:6] + (case[3], case[6]), case[7]) for case in CONVOLUTIONS.values()]
+    assert 5 < sum(pays) < len(pays) - 5
 
 
 def test_convolution_stays_accurate_in_float32_at_the_sizes_of_a_unet():
     case = (8, 28, 28, 32, 3, 3, 32, 1, ((1, 1), (1, 1)))
-    arrays = conv_inputs(case, np.float32)
-    wanted = conv_kernels(reference, *[a.astype(np.float64) for a in arrays], *case[7:])
-    for got, want in zip(conv_kernels(fast, *arrays, *case[7:]), wanted, strict=True):
+    arguments = as_dtype(convolve_arguments(case, np.random.default_rng(0)), np.float32)
+    for got, want in zip(outputs(compiled.convolve, arguments), formula_outputs("convolve", arguments), strict=True):
         assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
 
 
 # ---- what a formula in exact arithmetic does not say
 
 
-def test_running_a_kernel_twice_gives_the_same_bits():
-    case = CONVOLUTIONS["3x3 wide many images"]
-    runs = [list(conv_kernels(fast, *conv_inputs(case, np.float32), *case[7:])) for _ in range(2)]
-    runs = [r + list(norm_kernels(fast, *norm_inputs(NORMS["many images"], np.float32), True)) for r in runs]
+@pytest.mark.parametrize("name, case", (("convolve", "3x3 wide many images"), ("normalise_silu", "many images")))
+def test_running_a_kernel_twice_gives_the_same_bits(name, case):
+    make, cases = CASES[name]
+    runs = [outputs(getattr(compiled, name), as_dtype(make(cases[case], np.random.default_rng(0)), np.float32))
+            for _ in range(2)]  # fmt: skip
     for first, second in zip(*runs, strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -288,16 +272,14 @@ def test_running_a_kernel_twice_gives_the_same_bits():
 def test_group_norm_keeps_its_accuracy_where_a_large_offset_hides_the_signal():
     rng = np.random.default_rng(0)
     x = (1000 + rng.standard_normal((2, 10_000, 4))).astype(np.float32)
-    y, mean, rstd = fast.group_norm(x, np.ones(4, "f4"), np.zeros(4, "f4"), 2, 1e-6, False)
-    want = reference.group_norm(x.astype("f8"), np.ones(4), np.zeros(4), 2, 1e-6, False)
-    np.testing.assert_allclose(mean, want[1], rtol=1e-7)
-    np.testing.assert_allclose(rstd, want[2], rtol=1e-6)
-    np.testing.assert_allclose(y, want[0], atol=1e-4)  # one rounding of a number near 1000 is 3e-5
+    y, _ = compiled.normalise(x, np.ones(4, "f4"), np.zeros(4, "f4"), 2, 1e-6)
+    want, _ = FORMULAS["normalise"](x.astype("f8"), np.ones(4), np.zeros(4), 2, 1e-6)
+    np.testing.assert_allclose(y, want, atol=1e-4)  # one rounding of a number near 1000 is 3e-5
 
 
 def test_group_norm_of_constant_channels_is_the_shift_and_its_gradients_are_finite():
     x, shift = np.full((2, 784, 4), 0.1, np.float32), np.arange(4, dtype=np.float32)
-    got = norm_kernels(fast, x, np.ones_like(x), np.ones(4, "f4"), shift, 2, False)
+    got = outputs(compiled.normalise, (x, np.ones(4, "f4"), shift, 2, 1e-6))
     np.testing.assert_array_equal(got[0], np.broadcast_to(shift, x.shape))
     assert all(np.isfinite(a).all() for a in got)
 
@@ -306,7 +288,7 @@ def test_group_norm_of_constant_channels_is_the_shift_and_its_gradients_are_fini
 def test_silu_in_group_norm_is_exact_from_one_end_of_the_numbers_to_the_other(dtype):
     v = np.concatenate([np.linspace(-30, 30, 4001), [-1e4, -800, -100, -88.5, 88.5, 100, 800, 1e4, 0]]).astype(dtype)
     x = np.zeros((1, 3, len(v)), dtype)  # constant channels, so what SiLU sees is the shift
-    y = fast.group_norm(x, np.ones_like(v), v, len(v), 1e-6, True)[0][0, 1]
+    y = compiled.normalise_silu(x, np.ones_like(v), v, len(v), 1e-6)[0][0, 1]
     exact = v.astype("f8") / (1 + np.exp(-np.maximum(v.astype("f8"), -700)))
     np.testing.assert_allclose(y, exact, rtol=3e-7 if dtype == np.float32 else 1e-14, atol=1e-36)
 
@@ -314,4 +296,4 @@ def test_silu_in_group_norm_is_exact_from_one_end_of_the_numbers_to_the_other(dt
 def test_a_nan_stays_a_nan():
     x = np.ones((1, 3, 2), np.float32)
     x[0, 1, 0] = np.nan
-    assert np.isnan(fast.group_norm(x, np.ones(2, "f4"), np.ones(2, "f4"), 2, 1e-6, True)[0][0, :, 0]).all()
+    assert np.isnan(compiled.normalise_silu(x, np.ones(2, "f4"), np.ones(2, "f4"), 2, 1e-6)[0][0, :, 0]).all()

@@ -1,5 +1,5 @@
-"""Attention in Numba, an image and a head at a time: its scores stay in the cache from the first product to the last, and
-the images are shared out to the threads. The same as in `reference.py`, and optional to read.
+"""Attention in Numba: the twin of `attend` in ops/attention.py. It works on one image and head at a time, whose scores stay
+in the cache from the first product to the last, and gives each thread its share of the images. Optional to read.
 """
 
 import numpy as np
@@ -9,15 +9,25 @@ from scratchdiff.kernels.exponential import exp
 from scratchdiff.kernels.memory import prepare
 
 
-def attention(q, k, v):
-    """See reference.attention."""
+def attend(q, k, v):
+    """See ops.attention.attend."""
     q, k, v = prepare(q, k, v)
-    # a bound on every score; beyond float32 it is worked out in float64, and softmax brings it back into range
-    if q.dtype == np.float32 and largest(q) * largest(k) * q.shape[2] > float(np.finfo(np.float32).max):
-        return tuple(x.astype(np.float32) for x in attention(*(x.astype(np.float64) for x in (q, k, v))))
     y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
-    forward(q, k, v, y, a)
-    return y, a
+    # a bound on every score: where float32 cannot hold it, the weights are computed in float64
+    if q.dtype == np.float32 and largest(q) * largest(k) * q.shape[2] > float(np.finfo(np.float32).max):
+        y64, a64 = y.astype(np.float64), a.astype(np.float64)
+        attention_heads(*(x.astype(np.float64) for x in (q, k, v)), y64, a64)
+        y, a = y64.astype(np.float32), a64.astype(np.float32)
+    else:
+        attention_heads(q, k, v, y, a)
+
+    def backward(dy):
+        (dy,) = prepare(dy)
+        dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+        attention_gradient(dy, q, k, v, a, dq, dk, dv)
+        return dq, dk, dv
+
+    return y, backward
 
 
 def largest(x) -> float:
@@ -25,16 +35,8 @@ def largest(x) -> float:
     return max(float(x.max(initial=0)), -float(x.min(initial=0)))
 
 
-def attention_backward(dy, q, k, v, a):
-    """See reference.attention_backward."""
-    dy, q, k, v, a = prepare(dy, q, k, v, a)
-    dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
-    backward(dy, q, k, v, a, dq, dk, dv)
-    return dq, dk, dv
-
-
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
-def forward(q, k, v, y, a):
+def attention_heads(q, k, v, y, a):
     """a = softmax(q kᵀ/√D), y = a v."""
     scale = q.dtype.type(1 / np.sqrt(q.shape[2]))
     for n in prange(len(q)):
@@ -52,7 +54,7 @@ def forward(q, k, v, y, a):
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
-def backward(dy, q, k, v, a, dq, dk, dv):
+def attention_gradient(dy, q, k, v, a, dq, dk, dv):
     """dv = aᵀ dy, then through the softmax and the scores."""
     scale = q.dtype.type(1 / np.sqrt(q.shape[2]))
     for n in prange(len(q)):

@@ -1,0 +1,28 @@
+"""The compiled twins of the functions marked `@kernel`, by their names. What each file holds:
+
+conv.py         convolution: chooses between winograd.py and im2col.py
+linear.py       the affine map, with or without SiLU before it
+norm.py         group normalisation, with or without SiLU after it
+attention.py    attention
+adam.py         Adam's update
+"""
+
+from numba.core import event
+
+from scratchdiff.kernels import compiling
+
+compiling.choose_cache_folder()  # before the first @njit below asks for it
+event.register("numba:compile", compiling.Announce())
+
+from scratchdiff.kernels.adam import adam_update  # noqa: E402
+from scratchdiff.kernels.attention import attend  # noqa: E402
+from scratchdiff.kernels.conv import convolve  # noqa: E402
+from scratchdiff.kernels.linear import affine, silu_affine  # noqa: E402
+from scratchdiff.kernels.memory import keep_freed_memory  # noqa: E402
+from scratchdiff.kernels.norm import normalise, normalise_silu  # noqa: E402
+from scratchdiff.kernels.threads import keep_blas_to_one_thread  # noqa: E402
+
+__all__ = ["adam_update", "affine", "attend", "convolve", "normalise", "normalise_silu", "silu_affine"]
+
+keep_blas_to_one_thread()
+keep_freed_memory()

@@ -1,0 +1,69 @@
+"""Convolution in Numba: the twin of `convolve` in ops/conv.py. It chooses between two ways. Optional to read.
+
+winograd.py     3×3 convolutions with stride 1, which are nearly all of a U-Net's work
+im2col.py       every other convolution
+"""
+
+import numpy as np
+
+from scratchdiff.kernels import im2col, winograd
+from scratchdiff.kernels.memory import prepare
+
+
+def convolve(x, w, b, s, pads):
+    """See ops.conv.convolve."""
+    bias = np.zeros((1, w.shape[3]), x.dtype) if b is None else np.atleast_2d(b)
+    x, w, bias = prepare(x, w, bias)
+    y = convolution(x, w, bias, s, pads)
+
+    def backward(dy):
+        (dy,) = prepare(dy)
+        dx = input_gradient(dy, w, x.shape, s, pads)
+        if winograd_pays(x.shape, w.shape, s):
+            dw = winograd.weight_gradient(x, dy, pads)
+        else:
+            dw = im2col.weight_gradient(x, dy, w.shape, s, pads)
+        if b is None:
+            return dx, dw, None
+        db = sum_pixels(dy)
+        return dx, dw, db if b.ndim == 2 else db.sum(0)
+
+    return y, backward
+
+
+def convolution(x, w, bias, s, pads):
+    """y, by the way that is faster for these shapes."""
+    if winograd_pays(x.shape, w.shape, s):
+        return winograd.convolution(x, w, bias, pads)
+    return im2col.convolution(x, w, bias, s, pads)
+
+
+def input_gradient(dy, w, x_shape, s, pads):
+    """dx, which is itself a convolution with stride 1: each input pixel collects from the outputs that it moved.
+
+    The filter is turned by 180° and its channels change places, dy is laid out s pixels apart with zeros between, and a
+    padding of k − 1 − p undoes the padding p (where that is negative, pixels are left out)."""
+    turned = w[::-1, ::-1].swapaxes(2, 3)
+    if s > 1:
+        N, Ho, Wo, Co = dy.shape
+        spread = np.zeros((N, s * (Ho - 1) + 1, s * (Wo - 1) + 1, Co), dy.dtype)
+        spread[:, ::s, ::s] = dy
+        dy = spread
+    before = [k - 1 - p[0] for k, p in zip(w.shape, pads)]
+    after = [size + k - 1 - b - out for size, k, b, out in zip(x_shape[1:3], w.shape, before, dy.shape[1:3])]
+    turned, no_bias = np.ascontiguousarray(turned), np.zeros((1, w.shape[2]), dy.dtype)
+    return convolution(dy, turned, no_bias, 1, list(zip(before, after)))
+
+
+def sum_pixels(dy):
+    """Σ_{i,j} dy[n,i,j]: (N, Cout). A product with a row of ones: BLAS adds up several times as fast as `sum`."""
+    N, H, W, C = dy.shape
+    return (np.ones((1, H * W), dy.dtype) @ dy.reshape(N, H * W, C))[:, 0]
+
+
+def winograd_pays(x_shape, w_shape, s):
+    """Whether Winograd is faster: there are enough pixels for the transform of the filter to pay (measured: 12 per channel),
+    the images are large enough for tiles of 4 × 4 outputs, and a line of its buffers holds the channels."""
+    N, H, W, _ = x_shape
+    enough_pixels = min(H, W) >= 3 and N * H * W >= 12 * max(w_shape[2:])
+    return w_shape[:2] == (3, 3) and s == 1 and enough_pixels and max(w_shape[2:]) <= winograd.MOST_CHANNELS
