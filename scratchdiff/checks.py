@@ -40,5 +40,5 @@ def require_finite_floats(name: str, **arrays) -> None:
 def describe(value) -> str:
     """ "float32 of shape (2, 3)" for anything with a shape, else its repr."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype} of shape {value.shape}" if value.shape else f"{value.item()!r}"
+        return f"{value.dtype} of shape {value.shape}" if value.shape else f"{value.dtype} {value.item()!r}"
     return repr(value)

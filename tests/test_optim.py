@@ -65,7 +65,7 @@ def test_adam_keeps_float32():
     "settings", [dict(lr=-1), dict(betas=(1, 0.9)), dict(betas=(0.9, 1.0)), dict(eps=0), dict(weight_decay=-1)]
 )
 def test_adam_refuses_settings_out_of_range(settings):
-    with pytest.raises(ValueError, match="Adam: out of range"):
+    with pytest.raises(ValueError, match="Adam: a setting is out of range"):
         sd.Adam({"p": one(1.0, 1.0)}, **settings)
 
 

@@ -173,7 +173,7 @@ class GaussianDiffusion:
             hidden = rng.random(len(xt)) < 0.1
             extra["labels"] = np.where(hidden, model.num_classes, labels)
         if getattr(model, "dropout", 0):  # it draws its masks from rng; without one it drops nothing, as in sampling
-            extra["rng"] = rng
+            extra["dropout_rng"] = rng
         return model(xt, t, **extra)
 
     def loss(self, model, x0, rng: np.random.Generator, labels=None, min_snr=None, images=True):

@@ -49,7 +49,7 @@ def conv2d(x, w, b=None, stride=1, padding="same"):
     require_positive_integers("conv2d", stride=stride)
     pads = resolve_padding(padding, x.shape[1:3], w.shape[:2], stride)
     inside = all(k <= n + sum(p) for k, n, p in zip(w.shape[:2], x.shape[1:3], pads))
-    require(inside, "conv2d: the kernel is larger than the padded image", kernel=w.shape[:2], x=x, pads=pads)
+    require(inside, "conv2d: the kernel is larger than the padded image", kernel=w.shape[:2], image=x.shape[1:3], pads=pads)
     return convolve(x, w, b, stride, pads)
 
 

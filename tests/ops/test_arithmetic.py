@@ -159,7 +159,7 @@ def test_matmul_multiplies_the_last_two_axes_and_broadcasts_the_others(a_shape, 
 
 @pytest.mark.parametrize("a_shape, b_shape", [((3,), (3, 2)), ((2, 3), (3,)), ((), (2, 2))], ids=str)
 def test_matmul_refuses_what_is_not_a_matrix(a_shape, b_shape):
-    with pytest.raises(ValueError, match=r"matmul: needs matrices, got shapes \(.*\) and \(.*\)"):
+    with pytest.raises(ValueError, match=r"matmul: needs matrices, got a .* \(.*\), b .* \(.*\)"):
         ops.matmul(np.ones(a_shape), np.ones(b_shape))
 
 

@@ -52,7 +52,7 @@ def group_norm_case(shape, groups, silu=False, eps=1e-6):
         y = last(F.group_norm(first(x), groups, scale, shift, eps))
         return F.silu(y) if silu else y
 
-    return Case("group_norm", lambda *xs: ops.group_norm(*xs, groups=groups, silu=silu, eps=eps), theirs,
+    return Case("group_norm", lambda *xs: (ops.group_norm_silu if silu else ops.group_norm)(*xs, groups=groups, eps=eps), theirs,
                 (shape, shape[-1:], shape[-1:]))  # fmt: skip
 
 
@@ -118,7 +118,7 @@ CASES = [
     Case("discretized_normal_log_prob", lambda m, v: ops.discretized_normal_log_prob(PIXELS, m, v), mass_of_pixels,
          ((2, 3),) * 2),
     Case("linear", ops.linear, lambda x, w, b: F.linear(x, w.T, b), ((2, 3, 5), (5, 4), (4,))),
-    Case("linear", lambda *xs: ops.linear(*xs, silu=True), lambda x, w, b: F.linear(F.silu(x), w.T, b),
+    Case("silu_linear", ops.silu_linear, lambda x, w, b: F.linear(F.silu(x), w.T, b),
          ((2, 5), (5, 4), (4,))),
     Case("linear", ops.linear, lambda x, w: F.linear(x, w.T), ((3, 5), (5, 4))),
     Case("dropout", lambda x: ops.dropout(x, rate=0.4, rng=np.random.default_rng(3)),
