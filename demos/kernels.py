@@ -2,8 +2,8 @@
 
     python demos/kernels.py [--size 28] [--channels 64] [--batch 32] [--out runs/kernels]
 
-Takes under a minute on two cores. Prints, for the output y and for the gradients dx and dw, what each rung takes, how much
-of the machine's peak that is, and how far its numbers are from the formula's in float64; draws the ladder and the
+Takes under a minute on two cores. Prints what each rung takes forward and backward, how much of the
+machine's peak that is, and how far its numbers are from the formula's in float64; draws the ladder and the
 roofline of your machine to --out/ladder.png. Expect five orders of magnitude from the first rung to the last, and the
 last one above the roof, because it gets by with fewer multiplications than the roof is counted in.
 """
@@ -17,8 +17,8 @@ import numpy as np
 from numba import get_num_threads, njit
 from numpy.lib.stride_tricks import sliding_window_view
 
-from scratchdiff import kernels
-from scratchdiff.kernels import im2col, reference
+from scratchdiff import ops
+from scratchdiff.kernels import FORMULAS, im2col, twin
 from scratchdiff.kernels.winograd import A, B, G, both_sides
 from scratchdiff.plots import save_ladder
 
@@ -69,31 +69,32 @@ def loops_dw(x, dy, dw):
 def loops(x, w, dy):
     return (
         lambda: loops_y(x, w, np.zeros_like(dy)),
-        lambda: loops_dx(dy, w, np.zeros_like(x)),
-        lambda: loops_dw(x, dy, np.zeros_like(w)),
+        lambda: (loops_dx(dy, w, np.zeros_like(x)), loops_dw(x, dy, np.zeros_like(w))),
     )
 
 
-# %% Rung 2: the same loops, compiled. What is gone is the interpreter: one number at a time, on one core, is left.
+# %% Rung 2: the same loops, compiled. The interpreter is gone; one number at a time, on one core, is left.
 compiled_y, compiled_dx, compiled_dw = njit(loops_y), njit(loops_dx), njit(loops_dw)
 
 
 def compiled(x, w, dy):
     return (
         lambda: compiled_y(x, w, np.zeros_like(dy)),
-        lambda: compiled_dx(dy, w, np.zeros_like(x)),
-        lambda: compiled_dw(x, dy, np.zeros_like(w)),
+        lambda: (compiled_dx(dy, w, np.zeros_like(x)), compiled_dw(x, dy, np.zeros_like(w))),
     )
 
 
-# %% Rung 3: `kernels/reference.py`. The loops over c and d for all pixels at once are a matrix product, and there are nine.
+# %% Rung 3: the formula of `ops/conv.py`. The loops over c and d for all pixels at once are a matrix product, and there are
+# nine.
 def taps(x, w, dy):
+    return both_ways(FORMULAS["convolve"], x, w, dy)
+
+
+def both_ways(convolve, x, w, dy):
+    """(y, (dx, dw)) of a function that returns y and its backward, as two calls."""
     b = np.zeros((1, w.shape[3]), x.dtype)
-    return (
-        lambda: reference.conv2d(x, w, b, 1, PADS),
-        lambda: reference.conv2d_dx(dy, w, x.shape, 1, PADS),
-        lambda: reference.conv2d_dw(x, dy, w.shape, 1, PADS),
-    )
+    _, backward = convolve(x, w, b, 1, PADS)
+    return lambda: convolve(x, w, b, 1, PADS)[0], lambda: backward(dy)[:2]
 
 
 # %% Rung 4, im2col: lay out the window of each pixel as a row, and the nine products are one. But the rows are nine times
@@ -112,8 +113,7 @@ def whole_im2col(x, w, dy):
     flat_w, flat_turned, flat_dy = w.reshape(-1, w.shape[3]), turned(w).reshape(-1, w.shape[2]), dy.reshape(-1, dy.shape[3])
     return (
         lambda: (rows(x) @ flat_w).reshape(dy.shape),
-        lambda: (rows(dy) @ flat_turned).reshape(x.shape),
-        lambda: (rows(x).T @ flat_dy).reshape(w.shape),
+        lambda: ((rows(dy) @ flat_turned).reshape(x.shape), (rows(x).T @ flat_dy).reshape(w.shape)),
     )
 
 
@@ -121,9 +121,8 @@ def whole_im2col(x, w, dy):
 def blocks(x, w, dy):
     b_out, b_in = np.zeros((1, w.shape[3]), x.dtype), np.zeros((1, w.shape[2]), x.dtype)
     return (
-        lambda: im2col.conv2d(x, w, b_out, 1, PADS),
-        lambda: im2col.conv2d(dy, turned(w), b_in, 1, PADS),
-        lambda: im2col.conv2d_dw(x, dy, w.shape, 1, PADS),
+        lambda: im2col.convolution(x, w, b_out, 1, PADS),
+        lambda: (im2col.convolution(dy, turned(w), b_in, 1, PADS), im2col.weight_gradient(x, dy, w.shape, 1, PADS)),
     )
 
 
@@ -163,18 +162,13 @@ def numpy_winograd_dw(x, dy):
 
 
 def numpy_winograd(x, w, dy):
-    return lambda: numpy_winograd_y(x, w), lambda: numpy_winograd_y(dy, turned(w)), lambda: numpy_winograd_dw(x, dy)
+    return lambda: numpy_winograd_y(x, w), lambda: (numpy_winograd_y(dy, turned(w)), numpy_winograd_dw(x, dy))
 
 
 # %% Rung 7: what runs when you train. Winograd a few tiles at a time, so that everything between the image and y stays in
 # the cache, with the matrices A and B applied by sums and differences, in two threads.
 def final(x, w, dy):
-    b = np.zeros((1, w.shape[3]), x.dtype)
-    return (
-        lambda: kernels.conv2d(x, w, b, 1, PADS),
-        lambda: kernels.conv2d_dx(dy, w, x.shape, 1, PADS),
-        lambda: kernels.conv2d_dw(x, dy, w.shape, 1, PADS),
-    )
+    return both_ways(twin("convolve"), x, w, dy)
 
 
 # name, rung, and how many times it moves the larger of image and gradient between memory and processor, counted from the
@@ -188,6 +182,12 @@ RUNGS = [
     ("Winograd in NumPy", numpy_winograd, 2 + 2 * 2 * (1.5 + 2.25)),
     ("Winograd in the cache", final, 2),
 ]
+
+
+def results(functions):
+    """[y, dx, dw] of a rung."""
+    forward, backward = functions
+    return [forward(), *backward()]
 
 
 def seconds(f, repeats):
@@ -213,7 +213,7 @@ def main(size=28, channels=64, batch=32, repeats=5, out="runs/kernels"):
     # al. 2009).
     threads = get_num_threads()
     a = rng.standard_normal((threads * 1024, 1024)).astype(np.float32)
-    product = lambda: kernels.linear(a, a[:1024], np.zeros(1024, np.float32), False)  # noqa: E731
+    product = lambda: ops.linear(a, a[:1024], np.zeros(1024, np.float32))  # noqa: E731
     peak = 2 * a.size * 1024 / min(seconds(product, 1) for _ in range(repeats))
     large = np.zeros(50_000_000, np.float32)
     target = large.copy()
@@ -223,20 +223,21 @@ def main(size=28, channels=64, batch=32, repeats=5, out="runs/kernels"):
     # %% The ladder. Arithmetic is counted as the loops do it, two operations for each product, whatever a rung really does.
     # Python gets a small piece of the work: the whole would take it hours.
     print(f"{batch} images of {size}², {channels} → {channels} channels, float32; the share of the peak is in brackets\n")
-    print(f"{'':28}{'y':>24}{'dx':>24}{'dw':>24}{'largest error':>16}")
+    print(f"{'':28}{'forward':>24}{'backward':>24}{'largest error':>16}")
     work, wanted = arrays(batch, size, channels), None
     rates, times = {}, {}
     for name, rung, passes in RUNGS:
         x, w, dy = arrays(1, 6, 4) if rung is loops else work
         functions = rung(x, w, dy)
         flops = 2 * x.size * 9 * w.shape[3]
-        want = [f() for f in taps(*(array.astype(np.float64) for array in (x, w, dy)))] if rung is loops else wanted
+        want = results(taps(*(array.astype(np.float64) for array in (x, w, dy)))) if rung is loops else wanted
         if rung is compiled:
-            want = wanted = [f() for f in taps(*(array.astype(np.float64) for array in work))]
-        got = [f() for f in functions]
+            want = wanted = results(taps(*(array.astype(np.float64) for array in work)))
+        got = results(functions)
         error = max(np.abs(g - v).max() / np.abs(v).max() for g, v in zip(got, want))
-        taken = [seconds(f, 1 if rung is compiled else repeats) * 2 * work[0].size * 9 * channels / flops for f in functions]
-        rate = [2 * work[0].size * 9 * channels / t for t in taken]
+        whole = 2 * work[0].size * 9 * channels
+        taken = [seconds(f, 1 if rung is compiled else repeats) * whole / flops for f in functions]
+        rate = [products * whole / t for products, t in zip((1, 2), taken)]  # the backward is two convolutions
         cells = [f"{1e3 * t:.4g} ms ({100 * r / peak:.{2 if r < peak / 10 else 3}g}%)" for t, r in zip(taken, rate)]
         print(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells) + f"{error:>16.0e}", flush=True)
         rates[name] = (9 * 2 * channels / (4 * passes), rate)  # operations for each of an image's numbers; 4 bytes a number

@@ -223,19 +223,19 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
 
 
 def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, bandwidth: float) -> None:
-    """Write two charts: what y, dx and dw take on each rung, and the roofline they stand under.
+    """Write two charts: what the forward and the backward take on each rung, and the roofline above them.
 
-    times: {rung: seconds for each of the three}; rates: {rung: (operations a byte, operations a second for each)}; peak:
-    operations a second; bandwidth: bytes a second. Raises ValueError without times and rates."""
+    times: {rung: (forward, backward) in seconds}; rates: {rung: (operations per byte, operations per second of both)};
+    peak: operations per second; bandwidth: bytes per second. Raises ValueError without times and rates."""
     if not times or not rates:
         raise ValueError(f"save_ladder: {len(times)} times and {len(rates)} rates")
     figure = Figure(figsize=(13, 5), layout="constrained")
     FigureCanvasAgg(figure)
     bars, roof = figure.subplots(1, 2)
-    names, colours = list(times), (INK, PALE, WARM)
-    for k, (what, colour) in enumerate(zip(("y", "dx", "dw"), colours)):
-        at = np.arange(len(names)) + 0.27 * (k - 1)
-        bars.barh(at, [1e3 * times[name][k] for name in names], 0.25, color=colour, label=what)
+    names, colours = list(times), (INK, WARM)
+    for k, (what, colour) in enumerate(zip(("forward", "backward"), colours)):
+        at = np.arange(len(names)) + 0.4 * (k - 0.5)
+        bars.barh(at, [1e3 * times[name][k] for name in names], 0.38, color=colour, label=what)
     bars.set(xscale="log", xlabel="milliseconds (logarithmic)", title="The ladder")
     bars.set_yticks(range(len(names)), names)
     bars.invert_yaxis()
@@ -245,7 +245,7 @@ def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, b
     reach = np.geomspace(min(intensities) / 3, max(intensities) * 3, 200)
     roof.plot(reach, np.minimum(peak, reach * bandwidth) / 1e9, color="black", label="roof: matrix products, memory")
     for number, (intensity, rate) in enumerate(rates.values(), 1):
-        roof.scatter([intensity] * 3, np.array(rate) / 1e9, s=30, c=colours, zorder=3)
+        roof.scatter([intensity] * 2, np.array(rate) / 1e9, s=30, c=colours, zorder=3)
         roof.annotate(str(number), (intensity, max(rate) / 1e9), (0, 6), textcoords="offset points", ha="center")
     roof.set(xscale="log", yscale="log", xlabel="operations for each byte moved", ylabel="GFLOP/s, counted as loops do it",
              title="Roofline: rungs 1 (loops) to 7 (what runs)")  # fmt: skip

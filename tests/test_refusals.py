@@ -69,7 +69,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     ],
     "ops.div": [(lambda: ops.div(M, V), "div: shapes")],
     "ops.neg": [(lambda: ops.neg(np.array(1j)), "complex128")],
-    "ops.power": [(lambda: ops.power(M, V), r"power: the exponent must be one real number, got shape \(6,\)")],
+    "ops.power": [(lambda: ops.power(M, V), r"power: the exponent must be one real number, got .*\(6,\)")],
     "ops.exp": [(lambda: ops.exp(np.array(1j)), "complex128")],
     "ops.log": [(lambda: ops.log(np.array(1j)), "complex128")],
     "ops.sum": [(lambda: ops.sum(M, axis=2), r"sum: axis 2 .* \(2, 3\)"), (lambda: ops.sum(M, axis=(0, -2)), "each once")],
@@ -82,15 +82,15 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "ops.transpose": [(lambda: ops.transpose(M, 0, 0), r"transpose: \(0, 0\) is no permutation")],
     "ops.concat": [(lambda: ops.concat([M, V]), "concat: shapes"), (lambda: ops.concat([]), "concat")],
     "ops.getitem": [(lambda: ops.getitem(M, 5), "getitem: index 5"), (lambda: ops.getitem(M, (0, 0, 0)), "getitem")],
-    "ops.space_to_depth": [(lambda n=n: ops.space_to_depth(X, block=n), f"blocks of {n}") for n in (3, 0, -2, 2.0)],
-    "ops.depth_to_space": [(lambda n=n: ops.depth_to_space(X, block=n), f"not {n}²") for n in (2, 0, -1, 1.0)],
+    "ops.space_to_depth": [(lambda n=n: ops.space_to_depth(X, block=n), f"space_to_depth: .*{n}") for n in (3, 0, -2, 2.0)],
+    "ops.depth_to_space": [(lambda n=n: ops.depth_to_space(X, block=n), f"depth_to_space: .*{n}") for n in (2, 0, -1, 1.0)],
     "ops.sigmoid": [(lambda: ops.sigmoid(np.array(1j)), "complex128")],
     "ops.tanh": [(lambda: ops.tanh(np.array(1j)), "complex128")],
     "ops.relu": [(lambda: ops.relu(np.array(1j)), "complex128")],
     "ops.silu": [(lambda: ops.silu(np.array(1j)), "complex128")],
     "ops.gelu": [(lambda: ops.gelu(np.array(1j)), "complex128")],
     "ops.softmax": [
-        (lambda: ops.softmax(M[:, :0]), r"softmax: .* got shape \(2, 0\)"),
+        (lambda: ops.softmax(M[:, :0]), r"softmax: .* got .*shape \(2, 0\)"),
         (lambda: ops.softmax(M[0, 0]), "softmax"),
     ],
     "ops.linear": [
@@ -98,33 +98,37 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: ops.linear(M, M.T, V), "linear: shapes"),
         (lambda: ops.linear(M[:, :0], M[:0], None), "linear: shapes"),
     ],
+    "ops.silu_linear": [(lambda: ops.silu_linear(M, M.T, V), "silu_linear: shapes")],
     "ops.dropout": [(lambda r=r: ops.dropout(M, rate=r, rng=RNG), f"rate must be in .*got {r}") for r in (-0.1, 1, np.nan)],
     "ops.conv2d": [
         (lambda: ops.conv2d(X, np.ones((3, 3, 5, 2))), "conv2d: shapes"),
         (lambda: ops.conv2d(X[0], np.ones((3, 3, 6, 2))), "conv2d: shapes"),
         (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), V), "conv2d: shapes"),
         (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), stride=0), "stride must be a positive integer, got 0"),
-        (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), padding=-1), "padding must be non-negative"),
-        (lambda: ops.conv2d(X, np.ones((9, 9, 6, 2)), padding=0), "larger than the image"),
+        (lambda: ops.conv2d(X, np.ones((3, 3, 6, 2)), padding=-1), "non-negative: an int"),
+        (lambda: ops.conv2d(X, np.ones((9, 9, 6, 2)), padding=0), "larger than the padded image"),
     ],
-    "ops.group_norm": [(lambda g=g: ops.group_norm(X, V, V, groups=g), f"group_norm: {g} groups") for g in (4, 0, -1, 2.0)]
+    "ops.group_norm": [
+        (lambda g=g: ops.group_norm(X, V, V, groups=g), f"group_norm: .*groups {g},") for g in (4, 0, -1, 2.0)
+    ]
     + [
         (lambda: ops.group_norm(X, V[:5], V, groups=2), "group_norm"),
         (lambda: ops.group_norm(X, V, V, groups=2, eps=0), "eps must be positive, got 0"),
     ],
+    "ops.group_norm_silu": [(lambda: ops.group_norm_silu(X, V, V, groups=4), "group_norm_silu: .*groups 4,")],
     "ops.upsample_nearest": [(lambda f=f: ops.upsample_nearest(X, f), f"upsample_nearest: .*{f}") for f in (0, -1, 1.5)]
-    + [(lambda: ops.upsample_nearest(M), r"got \(2, 3\)")],
+    + [(lambda: ops.upsample_nearest(M), r"upsample_nearest: .*\(2, 3\)")],
     "ops.attention": [
         (lambda: ops.attention(X, X[..., :5], X), "attention: shapes q"),
         (lambda: ops.attention(X, X[:, :3], X), "attention: shapes"),
         (lambda: ops.attention(V, V, V), "attention"),
     ],
     "ops.timestep_embedding": [
-        (lambda: ops.timestep_embedding(M, 8), r"got t \(2, 3\)"),
+        (lambda: ops.timestep_embedding(M, 8), r"got t .*\(2, 3\)"),
         (lambda: ops.timestep_embedding([1], 3), "dim 3"),
         (lambda: ops.timestep_embedding([1], 8.0), "8.0"),
     ],
-    "ops.mse": [(lambda: ops.mse(M, V), r"mse: x \(2, 3\) and target \(6,\)"), (lambda: ops.mse(M[:0], M[:0]), "mse")],
+    "ops.mse": [(lambda: ops.mse(M, V), r"mse: .*x .*\(2, 3\), target .*\(6,\)"), (lambda: ops.mse(M[:0], M[:0]), "mse")],
     "ops.cross_entropy": [
         (lambda y=y: ops.cross_entropy(M, y), "cross_entropy: logits") for y in ([0], [0, 3], [0, -1], [0.0, 1.0])
     ],
@@ -134,30 +138,32 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     ],
     "ops.normal_log_prob": [
         (lambda: ops.normal_log_prob(M, M, V), "normal_log_prob: all arguments"),
-        (lambda: ops.normal_log_prob(M.astype(int), M, M), "normal_log_prob: needs floats, got int64"),
+        (lambda: ops.normal_log_prob(M.astype(int), M, M), "normal_log_prob: needs floats, got .*int64"),
     ],
     "ops.discretized_normal_log_prob": [
         (lambda: ops.discretized_normal_log_prob(M, V, M), "discretized_normal_log_prob: all arguments"),
         (lambda: ops.discretized_normal_log_prob(M, M.astype(int), M), "discretized_normal_log_prob: needs floats"),
     ],
     # networks
-    "nn.Linear": [(lambda n=n: nn.Linear(n, 3, rng=RNG), f"Linear: .*in_features={n}") for n in (0, -1, 1.5)]
+    "nn.SiLULinear": [(lambda: nn.SiLULinear(0, 3, rng=RNG), "in_features must be a positive integer, got 0")],
+    "nn.GroupNormSiLU": [(lambda: nn.GroupNormSiLU(6, 4), "4 groups do not divide 6")],
+    "nn.Linear": [(lambda n=n: nn.Linear(n, 3, rng=RNG), f"Linear: in_features .*{n}") for n in (0, -1, 1.5)]
     + [(lambda t=t: nn.Linear(2, 3, rng=RNG, dtype=t), "must be float32 or float64") for t in (np.float16, int)],
     "nn.Conv2d": [
-        (lambda: nn.Conv2d(2, 3, kernel=0, rng=RNG), "kernel=0"),
-        (lambda: nn.Conv2d(2, 3, stride=-1, rng=RNG), "stride=-1"),
+        (lambda: nn.Conv2d(2, 3, kernel=0, rng=RNG), "kernel must be a positive integer, got 0"),
+        (lambda: nn.Conv2d(2, 3, stride=-1, rng=RNG), "stride must be a positive integer, got -1"),
     ],
     "nn.GroupNorm": [
         (lambda: nn.GroupNorm(6, 4), "4 groups do not divide 6 channels"),
-        (lambda: nn.GroupNorm(6, 0), "groups=0"),
+        (lambda: nn.GroupNorm(6, 0), "groups must be a positive integer, got 0"),
     ],
     "nn.SelfAttention": [
         (lambda: nn.SelfAttention(6, 2, heads=4, rng=RNG), "4 heads do not divide 6"),
-        (lambda: nn.SelfAttention(6, 2, heads=0, rng=RNG), "heads=0"),
+        (lambda: nn.SelfAttention(6, 2, heads=0, rng=RNG), "heads must be a positive integer, got 0"),
     ],
     "nn.TimestepMLP": [
-        (lambda: nn.TimestepMLP(0, 8, rng=RNG), "dim=0"),
-        (lambda: nn.TimestepMLP(8, -1, rng=RNG), "width=-1"),
+        (lambda: nn.TimestepMLP(0, 8, rng=RNG), "dim must be a positive integer, got 0"),
+        (lambda: nn.TimestepMLP(8, -1, rng=RNG), "width must be a positive integer, got -1"),
     ],
     "nn.Module": [
         (lambda: NET.load({}), "MLP.load: missing"),
@@ -170,22 +176,22 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: nn.ResBlock(8, 8, 8, groups=4, dropout=1.0, rng=RNG), "dropout must be in .*got 1.0"),
     ],
     "nn.MLP": [
-        (lambda: nn.MLP(dim=0, rng=RNG), "dim=0"),
+        (lambda: nn.MLP(dim=0, rng=RNG), "dim must be a positive integer, got 0"),
         (lambda: nn.MLP(width=3, rng=RNG), "got 3"),
-        (lambda: nn.MLP(num_blocks=-1, rng=RNG), "num_blocks=-1"),
+        (lambda: nn.MLP(num_blocks=-1, rng=RNG), "num_blocks must be a positive integer, got -1"),
         (lambda: NET(M, np.ones(2, int)), r"got \(2, 3\)"),
         (lambda: NET(POINTS, np.ones(4, int)), r"and \(4,\)"),
     ],
     "nn.UNet": [
-        (unet(ch=0), "ch=0"),
-        (unet(ch_mult=()), "levels=0"),
-        (unet(ch_mult=(1, -2)), r"ch_mult\[1\]=-2"),
-        (unet(num_res_blocks=0), "num_res_blocks=0"),
+        (unet(ch=0), "ch must be a positive integer, got 0"),
+        (unet(ch_mult=()), "levels must be a positive integer, got 0"),
+        (unet(ch_mult=(1, -2)), r"ch_mult\[1\] must be a positive integer, got -2"),
+        (unet(num_res_blocks=0), "num_res_blocks must be a positive integer, got 0"),
         (unet(image_size=7), "images of 7"),
         (unet(groups=3), "3 groups"),
         (unet(dropout=-0.5), "dropout must be in .*got -0.5"),
-        (unet(patch_size=0), "patch_size=0"),
-        (unet(num_classes=-3), "num_classes=-3"),
+        (unet(patch_size=0), "patch_size must be a positive integer, got 0"),
+        (unet(num_classes=-3), "num_classes must be a positive integer, got -3"),
         (unet(dtype=np.int64), "float32 or float64"),
         (lambda: unet()()(X, np.ones(2, int)), r"UNet: needs xt of shape \(N, 8, 8, 1\)"),
         (lambda: unet()()(np.ones((1, 8, 8, 1)), [1], labels=[0]), "takes no labels"),
@@ -352,14 +358,14 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "optim.clip_grad_norm": [
         (lambda n=n: optim.clip_grad_norm({}, n), f"max_norm must be positive, got {n}") for n in (0, -1, np.nan)
     ],
-    "optim.warmup": [(lambda: optim.warmup(-1, 5), "warmup: .*got -1"), (lambda: optim.warmup(1, -5), "-5")],
+    "optim.warmup": [(lambda: optim.warmup(-1, 5), "warmup: .*step -1"), (lambda: optim.warmup(1, -5), "-5")],
     "optim.cosine_decay": [
         (lambda: optim.cosine_decay(np.nan), "cosine_decay: .*nan"),
-        (lambda: optim.cosine_decay(0, 2), "and 2"),
+        (lambda: optim.cosine_decay(0, 2), "floor 2"),
     ],
     "optim.linear_decay": [
         (lambda: optim.linear_decay(np.nan), "linear_decay: .*nan"),
-        (lambda: optim.linear_decay(0, -1), "and -1"),
+        (lambda: optim.linear_decay(0, -1), "floor -1"),
     ],
     "train.train": [
         (run(steps=None), "train: give a positive number"),
@@ -491,7 +497,7 @@ def test_every_public_name_is_in_the_table():
     kinds |= {"SamplerStep", "train.TrainStep", "metrics.Judgement", "autograd.Record"}
     # steps of one function that the table does have: that function is whose refusals count
     helpers = """train.check_limits train.find_culprit train.run_share checkpoint.flush_folder checkpoint.open_archive
-        checkpoint.directory checkpoint.read checkpoint.check_meta checkpoint.lock checkpoint.Allotment optim.share
+        checkpoint.directory checkpoint.read checkpoint.check_meta checkpoint.lock checkpoint.Allotment optim.unit_progress optim.adam_update
         metrics.symmetric_sqrt autograd.finite autograd.constant"""
     twice = {f"{room}.{name}" for room in ("nn", "optim", "autograd") for name in sd.__all__} | {"MLP", "UNet"}
     listed = set(REFUSALS) | {name.removeprefix("nn.") for name in REFUSALS}

@@ -65,7 +65,7 @@ def test_the_unet_depends_on_t_and_on_nothing_else_that_varies(rng):
     out = net(x, np.array([5, 5])).data
     assert np.array_equal(out, net(x, np.array([5, 5])).data)
     assert not np.allclose(out, net(x, np.array([6, 600])).data)
-    assert not np.allclose(out, net(x, np.array([5, 5]), rng).data)  # with a generator, dropout is at work
+    assert not np.allclose(out, net(x, np.array([5, 5]), dropout_rng=rng).data)  # with a generator, dropout is at work
 
 
 def test_one_image_does_not_see_the_others_of_its_batch(rng):

@@ -93,7 +93,7 @@ def test_a_numpy_number_as_exponent_does_not_change_the_dtype(p):
 
 
 def test_power_refuses_an_array_as_exponent():
-    with pytest.raises(ValueError, match=r"power: .* got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"power: .* got .*shape \(3,\)"):
         ops.power(np.ones(3), np.ones(3))
 
 
@@ -137,7 +137,7 @@ def test_an_axis_that_is_none_or_named_twice_is_refused(name, axis):
 
 def test_a_sum_of_nothing_is_zero_and_a_mean_of_nothing_is_refused():
     np.testing.assert_array_equal(ops.sum(np.ones((0, 3)), 0).data, np.zeros(3))
-    with pytest.raises(ValueError, match=r"mean: nothing to average over axis 0 of shape \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"mean: nothing to average over axis 0, got .*\(0, 3\)"):
         ops.mean(np.ones((0, 3)), 0)
 
 
@@ -159,7 +159,7 @@ def test_matmul_multiplies_the_last_two_axes_and_broadcasts_the_others(a_shape, 
 
 @pytest.mark.parametrize("a_shape, b_shape", [((3,), (3, 2)), ((2, 3), (3,)), ((), (2, 2))], ids=str)
 def test_matmul_refuses_what_is_not_a_matrix(a_shape, b_shape):
-    with pytest.raises(ValueError, match=r"matmul: needs matrices, got a .* \(.*\), b .* \(.*\)"):
+    with pytest.raises(ValueError, match=r"matmul: needs matrices, got a float64 .*, b float64 "):
         ops.matmul(np.ones(a_shape), np.ones(b_shape))
 
 

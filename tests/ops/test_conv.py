@@ -136,9 +136,12 @@ def test_upsample_repeats_each_pixel_and_sums_its_gradient(factor):
     assert sd.gradcheck(lambda x: ops.upsample_nearest(x, factor), x) < 1e-7
 
 
-@pytest.mark.parametrize("shape, factor", [((3, 4, 5), 2), ((2, 3, 4, 5), 0), ((2, 3, 4, 5), 1.5)])
-def test_upsample_refuses_other_shapes_and_factors(shape, factor):
-    with pytest.raises(ValueError) as caught:
-        ops.upsample_nearest(np.ones(shape), factor)
-    message = f"upsample_nearest: needs x of (N, H, W, C) and an integer factor >= 1, got {shape}, {factor}"
-    assert str(caught.value) == message
+def test_upsample_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"^upsample_nearest: x must be \(N, H, W, C\), got float64 of shape \(3, 4, 5\)"):
+        ops.upsample_nearest(np.ones((3, 4, 5)))
+
+
+@pytest.mark.parametrize("factor", [0, 1.5])
+def test_upsample_refuses_other_factors(factor):
+    with pytest.raises(ValueError, match=f"^upsample_nearest: factor must be a positive integer, got {factor}"):
+        ops.upsample_nearest(np.ones((2, 3, 4, 5)), factor)

@@ -78,5 +78,5 @@ def test_the_discretized_gradients_match_finite_differences_near_and_far(scale, 
 @pytest.mark.parametrize("op, n", [(ops.normal_kl, 4), (ops.normal_log_prob, 3), (ops.discretized_normal_log_prob, 3)])
 def test_unequal_shapes_are_refused_rather_than_broadcast(op, n):
     arrays = [np.zeros((2, 3))] * (n - 1) + [np.zeros(3)]
-    with pytest.raises(ValueError, match=rf"{op.__name__}: all arguments must have one shape, got \(2, 3\), .*\(3,\)"):
+    with pytest.raises(ValueError, match=rf"{op.__name__}: all arguments must have one shape, got .*\(2, 3\), .*\(3,\)"):
         op(*arrays)

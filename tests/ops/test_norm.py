@@ -96,9 +96,8 @@ def test_group_norm_of_no_images_is_no_images():
      ((6,), (6,), (6,), 2), ((), (1,), (1,), 1)],
 )  # fmt: skip
 def test_group_norm_refuses_shapes_that_do_not_fit_and_names_them(x, scale, shift, groups):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=f"^group_norm: .*got groups {groups}, x float64"):
         ops.group_norm(np.ones(x), np.ones(scale), np.ones(shift), groups=groups)
-    assert str(caught.value).startswith(f"group_norm: {groups} groups over x {x} with scale {scale}, shift {shift}")
 
 
 @pytest.mark.parametrize("eps", [0, -1e-6, float("nan")])

@@ -52,8 +52,9 @@ def group_norm_case(shape, groups, silu=False, eps=1e-6):
         y = last(F.group_norm(first(x), groups, scale, shift, eps))
         return F.silu(y) if silu else y
 
-    return Case("group_norm", lambda *xs: (ops.group_norm_silu if silu else ops.group_norm)(*xs, groups=groups, eps=eps), theirs,
-                (shape, shape[-1:], shape[-1:]))  # fmt: skip
+    name = "group_norm_silu" if silu else "group_norm"
+    ours = getattr(ops, name)
+    return Case(name, lambda *xs: ours(*xs, groups=groups, eps=eps), theirs, (shape, shape[-1:], shape[-1:]))
 
 
 def space_to_depth(x, block):  # PyTorch lines up the channels of a block as (c, i, j), we as (i, j, c)
