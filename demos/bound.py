@@ -53,14 +53,11 @@ def main(run="runs/mnist", seed=0, out="runs/bound", steps=3000, n=2000, images=
     #
     # and the gradient of L_vlb stops at the mean. On the way we look six times at how noisy a gradient of L_vlb is.
     model, diffusion = build(with_variance(TOY, "learned"), rng)
-    adam, ema = sd.Adam(model.parameters()), sd.EMA(model.parameters(), TOY["ema"])
-
-    def loss(model, x0, rng, labels=None):
-        return diffusion.loss(model, x0, rng, images=False)
+    adam, ema = sd.Adam(model.parameters(), TOY["lr"]), sd.EMA(model.parameters(), TOY["ema"])
 
     looks = {max(1, round(steps * share)) for share in LOOKS}
     uniform, important, length = {}, {}, {}
-    settings = dict(steps=steps, batch_size=TOY["batch_size"], lr=TOY["lr"], loss=loss)
+    settings = dict(steps=steps, batch_size=TOY["batch_size"])
     for step, *_ in watch_training(train(model, diffusion, points, adam, ema, rng, **settings)):
         if step in looks:
             times = warmed_up(diffusion, model, points, rng)
@@ -92,7 +89,7 @@ def main(run="runs/mnist", seed=0, out="runs/bound", steps=3000, n=2000, images=
             "network, β̃_t": (small, lambda xt, t: model(xt, t).data[:, :2]),
             "network, learned variance": (diffusion, model),
         }
-        bounds = {name: process.bound(denoiser, new, np.random.default_rng(seed), images=False, draws=50)
+        bounds = {name: process.bound(denoiser, new, np.random.default_rng(seed), draws=50)
                   for name, (process, denoiser) in cases.items()}  # fmt: skip
     save_bound(out / "bound.png", bounds, f"What {n} points cost, in bits of density a coordinate", truth)
     print(f"{'':<36}{'L_0':>8}{'L_1..L_T-1':>12}{'L_T':>10}{'total, bits/dim':>18}")
@@ -106,8 +103,8 @@ def main(run="runs/mnist", seed=0, out="runs/bound", steps=3000, n=2000, images=
         net, of_digits, recipe = load_run(run)
         digits, labels = sd.data.mnist()
         some = rng.permutation(len(digits))[:images]
-        told = labels[some] if recipe["network_args"].get("num_classes") else None
-        bound = of_digits.bound(net, digits[some], rng, told, draws=20)
+        classes = labels[some] if recipe["network_args"].get("num_classes") else None
+        bound = of_digits.bound(net, digits[some], rng, classes, draws=20)
         save_bound(out / "mnist.png", {f"{bound.bits_per_dim:.2f} bits/dim": bound}, f"What {images} digits cost {run}")
         print_row(f"{images} digits, {run}", bound)
     return bounds
@@ -133,8 +130,8 @@ def warmed_up(diffusion, model, points, rng):
     for _ in range(10):
         x0 = points[rng.integers(len(points), size=len(t))]
         xt = diffusion.q_sample(x0, t, rng.standard_normal(x0.shape))
-        x0_hat, logvar = diffusion.estimate(model, xt, t, clip=False)
-        times.update(t, step_nats(diffusion, x0_hat, logvar, x0, xt, t, images=False).data)
+        x0_hat, logvar = diffusion.denoise(model, xt, t)
+        times.update(t, step_nats(diffusion, x0_hat, logvar, x0, xt, t).data)
     return times
 
 
@@ -148,7 +145,7 @@ def gradient_noise(diffusion, model, points, rng, batches, times=None):
         for p in model.parameters().values():
             p.grad = None
         with sd.Tape() as tape:
-            loss = sd.vlb_loss(diffusion, model, x0, rng, times=times, images=False)
+            loss = sd.vlb_loss(diffusion, model, x0, rng, times=times)
         tape.backward(loss)
         gradients.append(np.concatenate([p.grad.ravel() for p in model.parameters().values()]))
     gradients = np.array(gradients)

@@ -46,11 +46,11 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     # downhill on the squared error. The network predicts v = √ᾱ_t ε − √(1−ᾱ_t) x_0, which weighs ε and x_0 by how hard
     # each is to see in x_t. It looks at patches of pixels, so that a step is cheap and there are many of them, and it is
     # told which digit it sees, except one time in ten.
-    adam = sd.Adam(model.parameters())
+    adam = sd.Adam(model.parameters(), MNIST["lr"])
     ema = sd.EMA(model.parameters(), MNIST["ema"])
     print(f"{model.num_parameters():,} parameters, {len(digits):,} digits, {minutes:g} minutes")
     losses, step = [], 0
-    settings = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], lr=MNIST["lr"], labels=labels)
+    settings = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], labels=labels)
     with polite_stop() as stop:
         for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **settings)):
             losses.append(loss)

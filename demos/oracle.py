@@ -63,11 +63,11 @@ def main(run_folder=None, data=None, seconds=30.0, seed=0, out="runs/oracle", di
     model, diffusion = build(TOY, rng)
     angles = np.pi * np.arange(8) / 4
     best = sd.Oracle(diffusion, np.stack([np.cos(angles), np.sin(angles)], 1) / np.sqrt(0.51), 0.01 / 0.51)
-    adam, ema = sd.Adam(model.parameters()), sd.EMA(model.parameters(), TOY["ema"])
+    adam, ema = sd.Adam(model.parameters(), TOY["lr"]), sd.EMA(model.parameters(), TOY["ema"])
     times = np.unique(np.geomspace(1, 1000, 20).round().astype(int))
     x0 = best.sample(draws, rng)
     untrained = [loss_at(diffusion, model, x0, int(t), np.random.default_rng(int(t))) for t in times]
-    training = train(model, diffusion, toy, adam, ema, rng, seconds=seconds, batch_size=TOY["batch_size"], lr=TOY["lr"])
+    training = train(model, diffusion, toy, adam, ema, rng, seconds=seconds, batch_size=TOY["batch_size"])
     for step in watch_training(training):
         pass
     with ema.applied():

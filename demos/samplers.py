@@ -31,12 +31,12 @@ TOLERANCES = (0.1, 1e-2, 1e-3, 1e-4)
 def settings(name, budgets):
     """The settings of a sampler for each budget of network evaluations."""
     if name == "ode":
-        return [dict(steps=10, rtol=rtol) for rtol in TOLERANCES[: len(budgets)]]
+        return [dict(rtol=rtol) for rtol in TOLERANCES[: len(budgets)]]
     twice = name in ("pc", "heun", "heun-churn")  # they ask twice a step, but for the last
     return [dict(steps=(budget + 1) // 2 if twice else budget) for budget in budgets]
 
 
-def run(name, diffusion, model, shape, seed, clip, **chosen):
+def run(name, diffusion, model, shape, seed, **chosen):
     """(the samples, how often the network was asked)."""
     asked = []
 
@@ -44,7 +44,7 @@ def run(name, diffusion, model, shape, seed, clip, **chosen):
         asked.append(t[0])
         return model(xt, t)
 
-    x = last(sd.SAMPLERS[name].run(diffusion, counted, shape, np.random.default_rng(seed), clip=clip, **chosen)).x
+    x = last(sd.SAMPLERS[name].run(diffusion, counted, shape, np.random.default_rng(seed), **chosen)).x
     return x, len(asked)
 
 
@@ -73,18 +73,18 @@ def main(run_folder=None, samples=300, guidance=0.0, seed=0, out="runs/samplers"
     paths = {}
     for name in sd.SAMPLERS:
         start = np.random.default_rng(seed).standard_normal((40, 2))
-        steps = 50 if name in ("ddpm", "pc") else 15
-        moments = sd.SAMPLERS[name].run(diffusion, oracle, (40, 2), np.random.default_rng(seed), steps=steps, clip=False)
-        paths[f"{name}, {steps} {'moments' if name == 'ode' else 'steps'}"] = np.stack([start, *(m.x for m in moments)])
+        chosen = {} if name == "ode" else dict(steps=50 if name in ("ddpm", "pc") else 15)
+        moments = list(sd.SAMPLERS[name].run(diffusion, oracle, (40, 2), np.random.default_rng(seed), **chosen))
+        paths[f"{name}, {len(moments)} steps"] = np.stack([start, *(m.x for m in moments)])
     save_paths(out / "paths.png", paths, data[:1500], "From the same noise (blue) to the data (red), by each sampler")
 
     # %% Order. The equation dy/dσ = eps(y, σ) has one solution through each point of noise; SciPy finds it to ten digits.
     # A solver of order p comes nearer to it by 2^p each time its steps are halved: a line of slope −p on logarithmic axes.
-    exact, _ = run("ode", diffusion, oracle, (200, 2), seed, False, steps=2, rtol=1e-10)
+    exact, _ = run("ode", diffusion, oracle, (200, 2), seed, rtol=1e-10)
     counts = np.array([10, 20, 40, 80, 160, 320] if orders is None else orders)
     curves, slopes = {}, {}
     for name, label in (("ddim", "ddim, eta 0 (Euler)"), ("heun", "heun"), ("dpm", "dpm (DPM-Solver++(2M))")):
-        found = [run(name, diffusion, oracle, (200, 2), seed, False, steps=int(steps)) for steps in counts]
+        found = [run(name, diffusion, oracle, (200, 2), seed, steps=int(steps)) for steps in counts]
         # the median, for points on the ridge between two Gaussians may go either way
         errors = [np.median(np.linalg.norm(x - exact, axis=1)) for x, _ in found]
         slopes[name] = np.polyfit(np.log(counts[-3:]), np.log(errors[-3:]), 1)[0]
@@ -102,7 +102,7 @@ def main(run_folder=None, samples=300, guidance=0.0, seed=0, out="runs/samplers"
     floor = np.mean([distance(oracle.sample(n, rng), data) for _ in range(5)])
     rows = {}
     for name in watch_batches(list(sd.SAMPLERS), "samplers in the plane"):
-        found = [run(name, diffusion, oracle, (n, 2), seed, False, **chosen) for chosen in settings(name, budgets)]
+        found = [run(name, diffusion, oracle, (n, 2), seed, **chosen) for chosen in settings(name, budgets)]
         rows[name] = [(asked, distance(x, data)) for x, asked in found]
     curves = {name: tuple(zip(*row)) for name, row in rows.items()}
     curves["exact draws"] = ([min(budgets), max(budgets)], [floor, floor])
@@ -117,13 +117,13 @@ def main(run_folder=None, samples=300, guidance=0.0, seed=0, out="runs/samplers"
 
     # %% Digits. Here the denoiser is a network, and wrong now and then. A deterministic sampler keeps such an error to the
     # end; fresh noise lets later steps mend it. So the order of merit need not be that of the plane.
-    model, diffusion, recipe = load_run(run_folder)
-    told = sd.guided(model, np.arange(samples) % 10, guidance)
+    model, diffusion, _ = load_run(run_folder)
+    model_of_classes = sd.guided(model, np.arange(samples) % 10, guidance)
     rows, text = {}, f"{run_folder}, guidance {guidance:g}, {samples} samples, seed {seed}\n"
     for name in watch_batches(list(sd.SAMPLERS), "samplers on digits"):
         rows[name] = []
         for chosen in settings(name, budgets[:4]):
-            x, asked = run(name, diffusion, told, (samples, 28, 28, 1), seed, recipe["clip"], **chosen)
+            x, asked = run(name, diffusion, model_of_classes, (samples, 28, 28, 1), seed, **chosen)
             rows[name].append((asked, judge(np.clip(x, -1, 1))))
     digits = judge(sd.data.mnist()[0][np.random.default_rng(seed).permutation(10_000)[:samples]])
     frechet = {name: ([a for a, _ in row], [j.frechet for _, j in row]) for name, row in rows.items()}

@@ -38,9 +38,9 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
     save_clouds(out / "forward.png", noisy, [f"t = {t}" for t in times], "Forward: the shape dissolves into noise")
 
     # %% Training (Algorithm 1): the network sees x_t and t and is to name the noise ε that was added.
-    adam = sd.Adam(model.parameters())
+    adam = sd.Adam(model.parameters(), TOY["lr"])
     ema = sd.EMA(model.parameters(), TOY["ema"])
-    steps = train(model, diffusion, points, adam, ema, rng, seconds=seconds, batch_size=TOY["batch_size"], lr=TOY["lr"])
+    steps = train(model, diffusion, points, adam, ema, rng, seconds=seconds, batch_size=TOY["batch_size"])
     losses = [step.loss for step in watch_training(steps)]
     save_loss(out / "loss.png", losses)
 
@@ -65,7 +65,7 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
                                              title="The loss at each t, and the least it can be")])  # fmt: skip
 
         # %% Reverse (DDIM): start from N(0, I) and follow it, a little less noise at each of 100 steps.
-        sampler = sd.ddim_steps(diffusion, model, (n, 2), rng, steps=100, clip=TOY["clip"])
+        sampler = sd.ddim_steps(diffusion, model, (n, 2), rng, steps=100)
         moments = list(watch_sampling(sampler, 100))
     x = moments[-1].x
     np.save(out / "samples.npy", x)

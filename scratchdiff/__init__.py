@@ -2,19 +2,24 @@
 
 The files are chapters, and each imports only from the ones before it:
 
+    checks.py       what a function says to arguments that it cannot use
     autograd.py     Tensor, Tape, op: the whole engine
     gradcheck.py    central differences against the tape
-    kernels/        the hot loops: reference.py is the formula, the rest is Numba
+    kernels/        compiled twins of the formulas in ops/, optional to read
     ops/            every op: forward and hand-derived backward side by side
     nn/             layers, the MLP and the U-Net: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates
+    trace.py        watchers of the tape: where did the first NaN arise?
     diffusion/      the noise schedule, the process, its losses and its bound, the samplers, the oracle, the likelihood
     data/           points in the plane, MNIST
     recipes.py      settings that were measured
     train.py        the loop
     checkpoint.py   a run on disk
     metrics.py      how good are the digits?
-    plots.py        pictures;  progress.py  bars;  runs.py  a run's folder;  cli.py  the command line
+    progress.py     progress bars
+    runs.py         a run's folder
+    plots.py        pictures
+    cli.py          the command line
 
 Read them in this order, or begin at demos/mnist.py and look up what it calls.
 """
@@ -66,6 +71,6 @@ __all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP"
 
 def __getattr__(name):
     """`sd.metrics` and `sd.plots` bring in SciPy and matplotlib, so they are imported when first asked for."""
-    if name in ("checkpoint", "metrics", "optim", "plots", "recipes", "train"):
+    if name in ("checkpoint", "kernels", "metrics", "optim", "plots", "recipes", "runs", "trace", "train"):
         return import_module(f"scratchdiff.{name}")
     raise AttributeError(f"module 'scratchdiff' has no attribute {name!r}")

@@ -10,7 +10,6 @@ import shlex
 import sys
 import time
 import zlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--bound", type=count, default=500, metavar="N", help="examples to take the bound of, or 0 (%(default)s)")
     c.add_argument("--draws", type=positive_int, default=20, metavar="K", help="timesteps for each example; T is exact but "
                    "for the noise (%(default)s)")  # fmt: skip
-    c.add_argument("--ode", type=count, default=0, metavar="N", help="examples to take the exact likelihood of, by the "
-                   "probability-flow ODE: no bound, but slow (%(default)s)")  # fmt: skip
+    c.add_argument("--ode", type=count, default=0, metavar="N", help="examples whose log-density to compute by the "
+                   "probability-flow ODE, slowly; for images a bound in the mean (%(default)s)")  # fmt: skip
     c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test digits, and "
                    "without, of the embedded training digits")  # fmt: skip
     c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
@@ -140,7 +139,7 @@ def train_run(args, path, data, labels, recipe, rng) -> int:
     model, diffusion = build(recipe, rng)
     of_data = zlib.crc32(np.ascontiguousarray(data), 0 if labels is None else zlib.crc32(labels))
     settings = recipe | dict(data=args.data, data_crc32=of_data, steps=args.steps, seed=args.seed)
-    adam, ema, start = Adam(model.parameters()), EMA(model.parameters(), recipe["ema"]), 0
+    adam, ema, start = Adam(model.parameters(), recipe["lr"]), EMA(model.parameters(), recipe["ema"]), 0
     losses, seconds = [], 0.0
     if args.resume:
         meta, groups = load_checkpoint(path)
@@ -150,9 +149,8 @@ def train_run(args, path, data, labels, recipe, rng) -> int:
 
     print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; in {path.parent}")
     began = time.perf_counter() - seconds
-    steps = train(model, diffusion, data, adam, ema, rng, steps=args.steps, start=start,
-                  batch_size=recipe["batch_size"], lr=recipe["lr"], labels=labels,
-                  loss=partial(diffusion.loss, images=recipe["clip"]))  # fmt: skip
+    limits = dict(steps=args.steps, start=start, batch_size=recipe["batch_size"])
+    steps = train(model, diffusion, data, adam, ema, rng, labels=labels, **limits)
     with polite_stop() as stop:
         for done, loss, *_ in watch_training(steps):
             losses.append(loss)
@@ -233,9 +231,7 @@ def print_bound(args) -> None:
     for i in watch_batches(range(0, len(x0), 100), f"bound of {len(x0)} examples"):
         batch = slice(i, i + 100)
         of_batch = labels[batch] if told else None
-        parts.append(
-            diffusion.bound(model, x0[batch], rng, of_batch, settings["clip"], min(args.draws, diffusion.schedule.T))
-        )
+        parts.append(diffusion.bound(model, x0[batch], rng, of_batch, min(args.draws, diffusion.schedule.T)))
     bound = Bound(np.concatenate([part.terms for part in parts]), parts[0].dims)
 
     each = bound.nats / (bound.dims * np.log(2))
@@ -251,7 +247,7 @@ def print_bound(args) -> None:
 
 
 def print_likelihood(args) -> None:
-    """Print the likelihood of examples under a run's ODE: nats of points, exactly; bits/dim of images, by random probes."""
+    """Print the likelihood of examples under a run's ODE: nats of points, exactly; for images a bound in bits/dim."""
     from scratchdiff.progress import watch_batches
 
     model, diffusion, settings = load_run(args.run)
@@ -270,7 +266,11 @@ def print_likelihood(args) -> None:
             ode_log_prob(diffusion, of_classes if told else model, x0[i : i + 50], rng, None if points else 1, rtol=1e-4)
         )
     values = np.concatenate(parts) if points else bits_per_dim(np.concatenate(parts), x0[0].size)
-    unit = "nats, log p(x)" if points else f"bits/dim{' given the digit' if told else ''}, exact but for the probes' noise"
+    unit = (
+        "nats, log p(x)"
+        if points
+        else f"bits/dim{' given the digit' if told else ''}, a bound in the mean, up to the probes' noise"
+    )
     print(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {values.std() / np.sqrt(len(values)):.3f} {unit}")
 
 

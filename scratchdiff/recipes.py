@@ -35,13 +35,13 @@ MNIST = dict(
     network="UNet",
     network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2), num_res_blocks=1,
                       attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
-    schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, clip=True, eta=1.0, guidance=1.0,
+    schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, images=True, eta=1.0, guidance=1.0,
 )  # fmt: skip
 
-# Points in the plane in under a minute. `clip` is off, for points do not stop at ±1.
+# Points in the plane in under a minute.
 TOY = dict(
     network="MLP", network_args=dict(dim=2, width=128, num_blocks=3),
-    schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, clip=False, eta=0.0,
+    schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, images=False, eta=0.0,
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def build(recipe: dict, rng: np.random.Generator):
     try:
         network, schedule = NETWORKS[recipe["network"]], SCHEDULES[recipe["schedule"]]
         model = network(**recipe["network_args"], rng=rng)
-        return model, GaussianDiffusion(schedule(recipe["T"]), recipe["predict"], recipe.get("variance", "fixed_small"))
+        variance = recipe.get("variance", "fixed_small")
+        return model, GaussianDiffusion(schedule(recipe["T"]), recipe["predict"], variance, recipe["images"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"build: the recipe lacks or mistakes {error}") from None

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from scratchdiff.checkpoint import Allotment, load_checkpoint
+from scratchdiff.checks import require
 from scratchdiff.data import mnist, read_npy, toy
 from scratchdiff.diffusion import SAMPLERS, guided
 from scratchdiff.diffusion.samplers import last
@@ -78,9 +79,11 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np
     model, diffusion, settings = load_run(run)
     args = settings["network_args"]
     one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
-    steps = steps or (diffusion.schedule.T if sampler == "ddpm" else 50)
+    takes_steps = SAMPLERS[sampler].takes_steps
+    require(takes_steps or steps is None, f"draw: {sampler} chooses its own steps and takes no number of them", steps=steps)
+    steps = (steps or (diffusion.schedule.T if sampler == "ddpm" else 50)) if takes_steps else None
     guidance = settings.get("guidance") if guidance is None else guidance
-    extra = {}
+    extra = dict(steps=steps) if takes_steps else {}
     if sampler == "ddim":
         extra["eta"] = settings["eta"] if eta is None else eta
     elif eta is not None:
@@ -90,6 +93,6 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np
         shape = (min(250, n - first), *one)
         if args.get("num_classes"):
             of_classes = guided(model, np.arange(first, first + shape[0]) % args["num_classes"], guidance)
-        each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, steps=steps, clip=settings["clip"], **extra)
+        each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, **extra)
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
     return np.concatenate(parts).astype(np.float32)

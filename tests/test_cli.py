@@ -76,12 +76,15 @@ def test_training_on_points_and_sampling_them_with_ddpm():
 
 @pytest.mark.parametrize("sampler", ["pc", "heun", "heun-churn", "dpm", "ode"])
 def test_every_sampler_is_reached_by_its_name_with_guidance_and_without(sampler, mnist_run, capsys):
-    assert main(["sample", mnist_run, "-n", "2", "--sampler", sampler, "--steps", "2"]) == 0
-    assert (
-        main(["evaluate", mnist_run, "-n", "2", "--sampler", sampler, "--steps", "2", "--guidance", "0", "--bound", "0"])
-        == 0
-    )
+    steps = ["--steps", "2"] if sampler != "ode" else []
+    assert main(["sample", mnist_run, "-n", "2", "--sampler", sampler, *steps]) == 0
+    assert main(["evaluate", mnist_run, "-n", "2", "--sampler", sampler, *steps, "--guidance", "0", "--bound", "0"]) == 0
     assert "2 samples: Fréchet" in capsys.readouterr().out
+
+
+def test_a_number_of_steps_is_refused_for_the_sampler_that_chooses_its_own(mnist_run, capsys):
+    assert main(["sample", mnist_run, "-n", "2", "--sampler", "ode", "--steps", "2"]) == 2
+    assert "ode chooses its own steps" in capsys.readouterr().err
 
 
 def test_the_help_says_what_each_sampler_is_for(capsys):

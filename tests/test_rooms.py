@@ -11,8 +11,8 @@ import pytest
 import scratchdiff
 
 PACKAGE = Path(scratchdiff.__file__).parent
-ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "diffusion", "data", "recipes", "train",
-         "checkpoint", "metrics", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
+ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "diffusion", "data", "recipes",
+         "train", "checkpoint", "metrics", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library
     "kernels": {"numba", "scipy"},
     "ops": {"scipy"},
@@ -66,7 +66,16 @@ def test_importing_the_package_brings_in_neither_numba_nor_scipy_nor_matplotlib(
 
 
 def test_importing_the_package_brings_in_only_its_own_modules_beyond_numpy():
-    code = "import sys, numpy; before = set(sys.modules); import scratchdiff; print(*sorted(set(sys.modules) - before))"
+    code = "import sys, numpy.random; before = set(sys.modules); import scratchdiff; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     foreign = {name.split(".")[0] for name in done.stdout.split()} - {"scratchdiff", "numpy"} - set(sys.stdlib_module_names)
     assert foreign == set()
+
+
+def test_the_files_of_diffusion_import_only_from_those_listed_before_them():
+    order = re.findall(r"^    (\w+)\.py", scratchdiff.diffusion.__doc__, re.MULTILINE)
+    files = {path.stem: path for path in (PACKAGE / "diffusion").glob("*.py") if path.stem != "__init__"}
+    assert set(order) == set(files)
+    for place, name in enumerate(order):
+        uses = {module.split(".")[2] for module in imported(files[name]) if module.startswith("scratchdiff.diffusion.")}
+        assert uses <= set(order[:place]), name

@@ -5,13 +5,14 @@ import pytest
 
 import scratchdiff as sd
 from scratchdiff.checkpoint import load_checkpoint, restore, save_checkpoint
+from scratchdiff.gradcheck import fill_zeros
 from scratchdiff.train import train
 
 
-def fresh(seed=0, **network):
+def fresh(seed=0, lr=1e-3, **network):
     rng = np.random.default_rng(seed)
     model = sd.MLP(width=32, num_blocks=2, rng=rng, **network)
-    return model, sd.Adam(model.parameters()), sd.EMA(model.parameters(), 0.99), rng
+    return model, sd.Adam(model.parameters(), lr), sd.EMA(model.parameters(), 0.99), rng
 
 
 DIFFUSION = sd.GaussianDiffusion(sd.linear_schedule())
@@ -23,7 +24,7 @@ def run(model, adam, ema, rng, **settings):
 
 
 def test_training_lowers_the_loss_that_starts_at_one():
-    steps = run(*fresh(), steps=600, lr=5e-3)
+    steps = run(*fresh(lr=5e-3), steps=600)
     first, last = (np.mean([s.loss for s in part]) for part in (steps[:10], steps[-100:]))
     assert first == pytest.approx(1.0, abs=0.15) and last < 0.6
 
@@ -44,11 +45,36 @@ def test_one_batch_of_images_can_be_learned_by_heart(rng):
 
 
 def test_steps_count_from_one_and_the_rate_rises_then_falls_to_zero():
-    steps = run(*fresh(), steps=100, warmup_steps=10, lr=1e-3)
+    steps = run(*fresh(), steps=100, warmup_steps=10)
     assert [s.step for s in steps] == list(range(1, 101))
     rates = [s.lr for s in steps]
     assert rates[0] == pytest.approx(1e-4) and max(rates) == pytest.approx(1e-3, rel=0.03) and rates[-1] < 1e-6
     assert steps[-1].progress == 1.0 and all(s.grad_norm > 0 for s in steps)
+
+
+def test_the_optimiser_owns_the_learning_rate():
+    model, adam, ema, rng = fresh(lr=1e-5)
+    steps = run(model, adam, ema, rng, steps=20, warmup_steps=0)
+    assert adam.lr == 1e-5 and max(s.lr for s in steps) == pytest.approx(1e-5, rel=0.01)
+
+
+def test_accumulated_batches_give_the_gradient_of_one_batch_of_their_size():
+    def loss(model, x0, rng, labels=None):  # the same t and noise for each example, however it is batched
+        t = 1 + (np.abs(1e4 * x0[:, 0]).astype(int) % 1000)
+        eps = np.sin(50 * x0)
+        return sd.ops.mse(model(DIFFUSION.q_sample(x0, t, eps), t), eps)
+
+    norms = []
+    for size, accumulate in ((64, 1), (16, 4)):
+        model, adam, ema, rng = fresh(dtype=np.float64)
+        fill_zeros(model.parameters(), np.random.default_rng(5))
+        settings = dict(batch_size=size, accumulate=accumulate, steps=1, loss=loss, clip_norm=np.inf)
+        (step,) = train(model, DIFFUSION, POINTS.astype(np.float64), adam, ema, rng, **settings)
+        norms.append((step.loss, step.grad_norm, {name: p.grad for name, p in model.parameters().items()}))
+    (loss_one, norm_one, one), (loss_four, norm_four, four) = norms
+    assert loss_four == pytest.approx(loss_one, rel=1e-12) and norm_four == pytest.approx(norm_one, rel=1e-10)
+    for name in one:
+        np.testing.assert_allclose(four[name], one[name], atol=1e-12)
 
 
 def test_a_run_ends_when_its_seconds_are_over():
@@ -99,7 +125,7 @@ def test_a_run_without_a_positive_limit_is_refused(limits):
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_touches_anything_and_names_step_op_and_parameter():
     model, adam, ema, rng = fresh()
-    steps = train(model, DIFFUSION, POINTS, adam, ema, rng, batch_size=32, steps=10, lr=1e-3)
+    steps = train(model, DIFFUSION, POINTS, adam, ema, rng, batch_size=32, steps=10)
     for _ in range(3):
         next(steps)
     model.parameters()["dense_out.b"].data[1] = np.inf
@@ -129,7 +155,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_the_run_and_is_
 
     steps = train(model, Diffusion(DIFFUSION.schedule), POINTS, adam, ema, rng, batch_size=8, steps=3)
     with pytest.raises(
-        FloatingPointError, match=r"step 1 diverged \(loss \d.*gradient of steep\(\(8, 2\)\): that of argument 0"
+        FloatingPointError, match=r"step 1 diverged \(loss \d.*steep\(\(8, 2\)\): the gradient of argument 0 is not finite"
     ):
         with np.errstate(invalid="ignore"):
             next(steps)

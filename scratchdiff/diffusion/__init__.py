@@ -1,4 +1,15 @@
-"""Diffusion itself: the noise schedule, the process and its reversal, and the samplers."""
+"""Diffusion itself. The files in reading order; each imports only from those before it:
+
+schedule.py     how much noise at each step
+weighting.py    which t counts how much in a loss
+bound.py        the variational bound, term by term
+gaussian.py     the process q, its reversal p, and the training loss
+samplers.py     down the chain: DDPM, DDIM, predictor–corrector
+solvers.py      the probability-flow ODE: Heun, DPM-Solver++, SciPy
+guidance.py     samples of a given class
+oracle.py       data whose best denoiser is a formula
+likelihood.py   log-densities by the ODE
+"""
 
 from scratchdiff.diffusion.bound import Bound, vlb_loss
 from scratchdiff.diffusion.gaussian import GaussianDiffusion

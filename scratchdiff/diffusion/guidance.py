@@ -27,9 +27,9 @@ def guided(model, labels, weight: float):
     def model_of_classes(xt, t):
         if weight == 0:
             return model(xt, t, labels=labels).data
-        told, untold = np.split(model(np.concatenate([xt, xt]), np.concatenate([t, t]), labels=both).data, 2)
-        more = weight * (told - untold)
-        more[..., xt.shape[-1] :] = 0  # a learned variance, in further channels, is not to be exaggerated
-        return told + more
+        given, hidden = np.split(model(np.concatenate([xt, xt]), np.concatenate([t, t]), labels=both).data, 2)
+        more = weight * (given - hidden)
+        more[..., xt.shape[-1] :] = 0  # a learned variance, in further channels, is not guided
+        return given + more
 
     return model_of_classes

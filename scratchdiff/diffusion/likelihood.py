@@ -1,4 +1,7 @@
-"""How likely is this image? The probability-flow ODE gives a number, not a bound.
+"""How likely is this point? The probability-flow ODE gives its log-density, where `bound.py` gives a bound.
+
+For 8-bit images the density of the dequantised pixels bounds the probability of the image, and only in the mean over the
+added noise (Theis et al. 2016): `bits_per_dim` is then an upper bound too.
 
 The ODE dy/dσ = eps(y, σ) of `solvers.py` carries each point of the data to one point of the noise. Where it squeezes a
 small volume the density grows, where it stretches one it thins out, and what counts is only the divergence on the way
@@ -21,14 +24,14 @@ def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, p
     """log p(x0) in nats under the model's ODE, (N,) float64.
 
     x0: (N, ...) of the model's dtype. model: differentiable by the tape in x_t, such as a network or an Oracle, and not
-    guided, for what guidance follows is nobody's score. probes: how many random sign vectors for each x0, drawn from rng
-    and kept for all of its way; None for the exact divergence, which asks the network about N · d points at once.
-    rtol: SciPy's tolerance a step, of the path and of log p; float32 networks are good for 1e-4, not for less.
+    guided, because the guided field is not the score of a diffusion. probes: how many random sign vectors per x0, drawn
+    from rng once for the whole path; None for the exact divergence, which evaluates the network at N · d points at once.
+    rtol: SciPy's relative tolerance per step, for the path and for log p; float32 networks allow 1e-4, not less.
 
-    x0 is taken for an x_1, data with the least noise that the network knows, so p is the density p_1 of the ODE's samples.
-    Each parameter's grad gathers what the walks leave there: zero them before training on.
-    Raises ValueError unless x0 is of finite floats, probes ≥ 1 with an rng and rtol > 0; RuntimeError where SciPy
-    finds no way.
+    We treat x0 as x_1, data with the least noise that the network knows, so p is the density p_1 of the ODE's samples.
+    The walks add to the gradient of each parameter: zero the gradients before you train on.
+    Raises ValueError unless x0 is of finite floats, probes ≥ 1 with an rng and rtol > 0; RuntimeError where the
+    solver fails.
     """
     from scipy.integrate import solve_ivp
 
@@ -68,7 +71,7 @@ def eps_and_divergence(diffusion, model, x, t, v) -> tuple[np.ndarray, np.ndarra
     xs = Tensor(np.concatenate([x] * K))  # all K questions at once
     v = v.reshape(K * N, *x.shape[1:]).astype(x.dtype)
     with Tape() as tape:
-        out = diffusion.named(model(xs, np.full(K * N, t)), xs)
+        out, _ = diffusion.split_output(model(xs, np.full(K * N, t)), xs)
         total = (out * v).sum()
     tape.backward(total)
 

@@ -15,6 +15,7 @@ attention, if you like), and sampling with it gives the data back and nothing el
 
 import numpy as np
 
+from scratchdiff import ops
 from scratchdiff.autograd import op
 from scratchdiff.diffusion.bound import check_data
 
@@ -72,12 +73,14 @@ class Oracle:
 
     def log_prob(self, x, t) -> np.ndarray:
         """log p_t(x) in nats, (N,); t = 0 is the data itself (no density where cov = 0)."""
-        return logsumexp(self.posterior(x, t).logits)
+        from scipy.special import logsumexp
+
+        return logsumexp(self.posterior(x, t).logits, axis=1)
 
     def score(self, x, t) -> np.ndarray:
         """∇ log p_t(x) = (a E[x_0 | x] − x)/s², of x's shape (Tweedie's formula; Efron 2011)."""
         x = np.asarray(x, np.float64)
-        a, s = self.diffusion.scales(t, x)
+        a, s = self.diffusion.signal_and_noise(t, x)
         return (a * self.x0(x, t) - x) / s**2
 
     def x0(self, x, t) -> np.ndarray:
@@ -102,15 +105,15 @@ class Oracle:
             if rng is None:
                 raise ValueError("Oracle.floor: several components need draws, so an rng")
             return loss_at(self.diffusion, self, self.sample(n, rng), t, rng)
-        a, s = (float(c[0, 0]) for c in self.scales(np.empty((1, self.d)), t))
+        a, s = (float(c[0, 0]) for c in self.signal_and_noise(np.empty((1, self.d)), t))
         e = np.mean(self.lam * s**2 / (a**2 * self.lam + s**2))
         return float(e * {"x0": 1, "eps": a**2 / s**2, "v": 1 / s**2}[self.diffusion.predict])
 
-    def scales(self, x, t) -> tuple[np.ndarray, np.ndarray]:
+    def signal_and_noise(self, x, t) -> tuple[np.ndarray, np.ndarray]:
         """(√ᾱ_t, √(1−ᾱ_t)) for flat x (N, d): (N, 1) each; t = 0 too."""
         if np.ndim(t) == 0 and t == 0:
             return np.ones((len(x), 1)), np.zeros((len(x), 1))
-        return tuple(np.broadcast_to(c, (len(x), 1)) for c in self.diffusion.scales(t, x))
+        return tuple(np.broadcast_to(c, (len(x), 1)) for c in self.diffusion.signal_and_noise(t, x))
 
     def posterior(self, x, t):
         """What x_t = x says of x_0, as the mixture p(x_0 | x): a Posterior. Raises ValueError for x of another shape."""
@@ -118,7 +121,7 @@ class Oracle:
         if x.shape[1:] != self.shape:
             raise ValueError(f"Oracle: x must be (N, {', '.join(map(str, self.shape))}), got {x.shape}")
         x = x.reshape(len(x), self.d)
-        return (RoundPosterior if self.axes is None else FullPosterior)(self, x, *self.scales(x, t))
+        return (RoundPosterior if self.axes is None else FullPosterior)(self, x, *self.signal_and_noise(x, t))
 
 
 class RoundPosterior:
@@ -133,7 +136,7 @@ class RoundPosterior:
         S = a**2 * lam + s**2  # (N, K)
         squared = np.square(x).sum(1)[:, None] - 2 * a * (x @ m.T) + a**2 * np.square(m).sum(1)  # ‖x − a m_k‖²
         self.logits = log(oracle.weights) - 0.5 * oracle.d * np.log(2 * np.pi * S) - 0.5 * squared / S
-        self.r = np.exp(self.logits - logsumexp(self.logits)[:, None])
+        self.r = softmax(self.logits)
         self.keep, self.pull, self.var = s**2 / S, a * lam / S, lam * s**2 / S
         self.m, self.x, self.a, self.s = m, x, a, s
 
@@ -157,7 +160,7 @@ class FullPosterior:
         S = a3**2 * oracle.lam + s3**2
         z = np.einsum("kij,nki->nkj", oracle.axes, x[:, None] - a3 * oracle.means)
         self.logits = log(oracle.weights) - 0.5 * (np.log(2 * np.pi * S) + z**2 / S).sum(2)
-        self.r = np.exp(self.logits - logsumexp(self.logits)[:, None])
+        self.r = softmax(self.logits)
         self.axes, self.var = oracle.axes, oracle.lam * s3**2 / S
         self.E = oracle.means + np.einsum("kij,nkj->nki", oracle.axes, a3 * oracle.lam / S * z)
 
@@ -182,7 +185,7 @@ def best_output(xt, oracle, t):
     diffusion, dtype = oracle.diffusion, np.asarray(xt).dtype
     xt = np.asarray(xt, np.float64)
     posterior = oracle.posterior(xt, t)
-    a, s = diffusion.scales(t, xt)
+    a, s = diffusion.signal_and_noise(t, xt)
 
     def output(x, x0):  # linear in both, so it carries gradients as well as values
         return diffusion.target(x0, t, diffusion.predict_eps(x, t, x0)).astype(dtype)
@@ -203,16 +206,15 @@ def loss_at(diffusion, model, x0, t, rng: np.random.Generator) -> float:
     x0 = check_data("loss_at", x0)
     eps = rng.standard_normal(x0.shape).astype(x0.dtype)
     xt = diffusion.q_sample(x0, t, eps)
-    out = diffusion.named(np.asarray(model(xt, np.full(len(x0), t))), xt)
+    out, _ = diffusion.split_output(np.asarray(model(xt, np.full(len(x0), t))), xt)
     if out.shape != xt.shape:  # it would broadcast
         raise ValueError(f"loss_at: the model must give what is shaped like x_t {xt.shape}, got {out.shape}")
     return float(np.square(diffusion.target(x0, t, eps) - out).mean(dtype=np.float64))
 
 
-def logsumexp(logits: np.ndarray) -> np.ndarray:
-    """log Σ_k exp(logits_k), (N, K) → (N,), with the largest taken out so that nothing overflows."""
-    top = logits.max(1, keepdims=True)
-    return (top + np.log(np.exp(logits - top).sum(1, keepdims=True)))[:, 0]
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(logits_k)/Σ_j exp(logits_j) over the last axis."""
+    return ops.softmax(logits).data
 
 
 def log(weights: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """From noise to data, by the chain itself. Each sampler is a generator of its steps, so any can be watched.
 
-Here stand the samplers that go down the chain x_T, ..., x_0 or a part of it: ancestral sampling, DDIM, and predictor and
-corrector. Those that solve the differential equation behind it are the next chapter, `solvers.py`, which ends with a table
-of all. The state is kept in float64 whatever the network computes in; noise is drawn only by `rng.standard_normal(shape)`.
-A sampler checks its arguments when it is called, and computes when it is asked for its first step.
+This file holds the samplers that go down the chain x_T, ..., x_0 or a part of it: ancestral sampling, DDIM, and
+predictor–corrector. `solvers.py` holds those that solve the differential equation behind the chain, and a table of all.
+The state is float64 whatever the network computes in; noise is drawn only by `rng.standard_normal(shape)`. A sampler checks
+its arguments when it is called, and computes when it is asked for its first step.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scratchdiff.checks import require
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
 from scratchdiff.diffusion.schedule import Schedule
 
@@ -25,30 +26,30 @@ class SamplerStep(NamedTuple):
     x0_hat: np.ndarray
 
 
-def ddpm_steps(diffusion, model, shape, rng, clip=True, steps=None) -> Iterator[SamplerStep]:
+def ddpm_steps(diffusion, model, shape, rng, steps=None) -> Iterator[SamplerStep]:
     """Ancestral sampling   (Ho et al. 2020, Algorithm 2). T steps, or fewer on a part of the chain (`respaced`):
 
         x_T ~ N(0, I);   x_{t−1} = mean(x_t, t) + σ_t z,   z ~ N(0, I), but z = 0 at the last step t = 1
 
-    shape: (N, ...). clip: limit x0_hat to [−1, 1], for images. steps: of the T, evenly spaced; None for all.
+    shape: (N, ...). steps: how many of the T, evenly spaced; None for all.
     Raises ValueError unless 1 ≤ steps ≤ T.
     """
     times = spaced("ddpm_steps", diffusion.schedule.T, steps)
-    return run_ddpm(diffusion, model, check_shape("ddpm_steps", shape), rng, clip, times)
+    return run_ddpm(diffusion, model, check_shape("ddpm_steps", shape), rng, times)
 
 
-def run_ddpm(diffusion, model, shape, rng, clip, times):
+def run_ddpm(diffusion, model, shape, rng, times):
     """The steps of `ddpm_steps`, one each time it is asked."""
     part, model = respaced(diffusion, model, times)
     x = rng.standard_normal(shape)
     for i in range(len(times) - 1, 0, -1):
-        x, x0_hat = ancestral_step(part, model, x, i, rng, clip)
+        x, x0_hat = ancestral_step(part, model, x, i, rng)
         yield SamplerStep(int(times[i - 1]), x, x0_hat)
 
 
-def ancestral_step(diffusion, model, x, t, rng, clip):
+def ancestral_step(diffusion, model, x, t, rng):
     """(x_{t−1}, x0_hat): a draw of p(x_{t−1} | x_t = x), its mean for t = 1."""
-    x0_hat, logvar = diffusion.estimate(model, x, t, clip)
+    x0_hat, logvar = diffusion.denoise(model, x, t)
     mean, _ = diffusion.q_posterior(x0_hat, x, t)
     z = rng.standard_normal(x.shape) if t > 1 else 0.0
     return mean + np.exp(0.5 * logvar) * z, x0_hat
@@ -63,30 +64,30 @@ def respaced(diffusion, model, times) -> tuple:
     if len(times) == diffusion.schedule.T + 1:
         return diffusion, model
     alpha_bar = diffusion.schedule.alpha_bar[times]
-    part = GaussianDiffusion(Schedule(1 - alpha_bar[1:] / alpha_bar[:-1]), diffusion.predict, diffusion.variance)
+    schedule = Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
+    part = GaussianDiffusion(schedule, diffusion.predict, diffusion.variance, diffusion.images)
     return part, lambda xt, i: model(xt, times[i])
 
 
-def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> Iterator[SamplerStep]:
+def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0) -> Iterator[SamplerStep]:
     """DDIM on `steps` of the T timesteps, evenly spaced   (Song et al. 2021, Eq. 12, 16). From t to s < t:
 
         x_s = √ᾱ_s x0_hat + √(1−ᾱ_s−σ²) eps_hat + σ z,   σ = η √((1−ᾱ_s)/(1−ᾱ_t)) √(1−ᾱ_t/ᾱ_s)
 
     eta = 0 is deterministic after x_T; eta = 1 is ancestral sampling with the posterior variance. eps_hat is derived
-    again from the clipped x0_hat, so that the two agree. Raises ValueError unless 1 ≤ steps ≤ T and 0 ≤ eta ≤ 1.
+    again from x0_hat, which images clip, so that the two agree. Raises ValueError unless 1 ≤ steps ≤ T and 0 ≤ eta ≤ 1.
     """
     times = spaced("ddim_steps", diffusion.schedule.T, steps)
-    if not 0 <= eta <= 1:
-        raise ValueError(f"ddim_steps: eta must lie in [0, 1], got {eta}")
-    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, times[::-1], eta, clip)
+    require(0 <= eta <= 1, "ddim_steps: eta must lie in [0, 1]", eta=eta)
+    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, times[::-1], eta)
 
 
-def run_ddim(diffusion, model, shape, rng, times, eta, clip):
+def run_ddim(diffusion, model, shape, rng, times, eta):
     """The steps of `ddim_steps`, one each time it is asked."""
     alpha_bar = diffusion.schedule.alpha_bar
     x = rng.standard_normal(shape)
     for t, s in zip(times[:-1], times[1:]):
-        x0_hat = diffusion.denoise(model, x, t, clip)
+        x0_hat, _ = diffusion.denoise(model, x, t)
         eps_hat = diffusion.predict_eps(x, t, x0_hat)
         var = eta**2 * (1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s])
         x = np.sqrt(alpha_bar[s]) * x0_hat + np.sqrt(1 - alpha_bar[s] - var) * eps_hat
@@ -95,7 +96,7 @@ def run_ddim(diffusion, model, shape, rng, times, eta, clip):
         yield SamplerStep(int(s), x, x0_hat)
 
 
-def pc_steps(diffusion, model, shape, rng, steps=50, snr=0.1, clip=True) -> Iterator[SamplerStep]:
+def pc_steps(diffusion, model, shape, rng, steps=50, snr=0.1) -> Iterator[SamplerStep]:
     """Predictor and corrector   (Song et al. 2021, score SDE, Algorithms 3 and 5). From t to s < t, on `steps` of the T:
 
         predictor: the ancestral step to x_s;    corrector, for s > 0: x_s ← x_s + ε g + √(2ε) z,    g = score(x_s, s)
@@ -105,23 +106,23 @@ def pc_steps(diffusion, model, shape, rng, steps=50, snr=0.1, clip=True) -> Iter
     It asks the network 2·steps − 1 times. Raises ValueError unless 1 ≤ steps ≤ T and snr > 0.
     """
     times = spaced("pc_steps", diffusion.schedule.T, steps)
-    if not snr > 0:
-        raise ValueError(f"pc_steps: snr must be positive, got {snr}")
-    return run_pc(diffusion, model, check_shape("pc_steps", shape), rng, times, snr, clip)
+    require(snr > 0, "pc_steps: snr must be positive", snr=snr)
+    return run_pc(diffusion, model, check_shape("pc_steps", shape), rng, times, snr)
 
 
-def run_pc(diffusion, model, shape, rng, times, snr, clip):
+def run_pc(diffusion, model, shape, rng, times, snr):
     """The steps of `pc_steps`, one each time it is asked."""
     part, part_model = respaced(diffusion, model, times)
     x = rng.standard_normal(shape)
     for i in range(len(times) - 1, 0, -1):
-        x, x0_hat = ancestral_step(part, part_model, x, i, rng, clip)
+        x, x0_hat = ancestral_step(part, part_model, x, i, rng)
         s = times[i - 1]
         if s > 0:
-            x0_hat = diffusion.denoise(model, x, s, clip)
+            x0_hat, _ = diffusion.denoise(model, x, s)
             score = -diffusion.predict_eps(x, s, x0_hat) / diffusion.sqrt_noise[s]
             z = rng.standard_normal(shape)
-            x = langevin(x, score, 2 * diffusion.schedule.alpha[s] * (snr * length(z) / length(score)) ** 2, z)
+            if length(score) > 0:  # an untrained network whose last layer is zero has no score, and no step size
+                x = langevin(x, score, 2 * diffusion.schedule.alpha[s] * (snr * length(z) / length(score)) ** 2, z)
         yield SamplerStep(int(s), x, x0_hat)
 
 
@@ -135,14 +136,14 @@ def length(v) -> float:
     return float(np.linalg.norm(v.reshape(len(v), -1), axis=1).mean())
 
 
-def sample_ddpm(diffusion, model, shape, rng, clip=True, steps=None) -> np.ndarray:
+def sample_ddpm(diffusion, model, shape, rng, steps=None) -> np.ndarray:
     """The samples that `ddpm_steps` ends with: float64 of the given shape (N, ...). Raises ValueError as it does."""
-    return last(ddpm_steps(diffusion, model, shape, rng, clip, steps)).x
+    return last(ddpm_steps(diffusion, model, shape, rng, steps)).x
 
 
-def sample_ddim(diffusion, model, shape, rng, steps=50, eta=0.0, clip=True) -> np.ndarray:
+def sample_ddim(diffusion, model, shape, rng, steps=50, eta=0.0) -> np.ndarray:
     """The samples that `ddim_steps` ends with: float64 of the given shape (N, ...). Raises ValueError as it does."""
-    return last(ddim_steps(diffusion, model, shape, rng, steps, eta, clip)).x
+    return last(ddim_steps(diffusion, model, shape, rng, steps, eta)).x
 
 
 def last(steps: Iterator[SamplerStep]) -> SamplerStep:
@@ -155,14 +156,14 @@ def last(steps: Iterator[SamplerStep]) -> SamplerStep:
 def spaced(name: str, T: int, steps: int | None) -> np.ndarray:
     """0 = τ_0 < τ_1 < ... < τ_steps = T, as even as whole numbers can be. Raises the ValueError of the sampler `name`."""
     steps = T if steps is None else steps
-    if not isinstance(steps, (int, np.integer)) or not 1 <= steps <= T:
-        raise ValueError(f"{name}: steps must lie in 1..{T}, got {steps}")
+    inside = isinstance(steps, (int, np.integer)) and 1 <= steps <= T
+    require(inside, f"{name}: steps must lie in 1..{T}", steps=steps)
     return np.linspace(T, 0, steps + 1).round().astype(int)[::-1]
 
 
 def check_shape(name: str, shape) -> tuple:
     """The shape as a tuple, or the ValueError of the sampler `name` if it is not that of at least one sample."""
     shape = tuple(np.atleast_1d(shape).tolist())
-    if len(shape) < 2 or any(not isinstance(n, int) or n < 1 for n in shape):
-        raise ValueError(f"{name}: shape must be (N, ...) with positive integers, got {shape}")
+    positive = all(isinstance(n, int) and n >= 1 for n in shape)
+    require(len(shape) >= 2 and positive, f"{name}: shape must be (N, ...) with positive integers", shape=shape)
     return shape

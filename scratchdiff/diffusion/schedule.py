@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from scratchdiff.checks import require
+from scratchdiff.ops.activations import logistic
+
 NOISE_AT_T = 0.01  # the largest ᾱ_T without a warning: a tenth of the data's amplitude, √ᾱ_T, is then left in x_T
 
 
@@ -85,15 +88,14 @@ def cosine_schedule(T: int = 1000, s: float = 0.008) -> Schedule:
     """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s) · π/2), β_t = 1 − ᾱ_t/ᾱ_{t−1} ≤ 0.999.
 
     Nichol & Dhariwal 2021, Eq. 17. s keeps β_1 from being too small. Raises ValueError unless T ≥ 1 and s ≥ 0."""
-    if not s >= 0:
-        raise ValueError(f"cosine_schedule: s must not be negative, got {s}")
+    require(s >= 0, "cosine_schedule: s must not be negative", s=s)
     t = np.arange(check_T("cosine_schedule", T) + 1)
     f = np.cos((t / T + s) / (1 + s) * np.pi / 2) ** 2
     return Schedule(np.minimum(1 - f[1:] / f[:-1], 0.999))
 
 
 def quadratic_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """√β_t from √beta_start to √beta_end in equal steps: small β for longer   (Song et al. 2021, DDIM, their CIFAR-10 code).
+    """√β_t from √beta_start to √beta_end in equal steps: "quad" in the code of Ho et al. 2020.
 
     Raises ValueError unless T ≥ 1 and both ends lie in (0, 1)."""
     check_ends("quadratic_schedule", beta_start, beta_end)
@@ -110,7 +112,7 @@ def constant_schedule(T: int = 1000, beta: float = 0.01) -> Schedule:
 def jsd_schedule(T: int = 1000) -> Schedule:
     """β_t = 1/(T − t + 1), which destroys an equal share of the data at each step: ᾱ_t = 1 − t/T, a straight line.
 
-    Sohl-Dickstein et al. 2015, section 2.4.1, after whom Ho's code names it. The product telescopes,
+    Sohl-Dickstein et al. 2015, section 2.4.1; "jsd" in the code of Ho et al. 2020. The product telescopes,
     (T−1)/T · (T−2)/(T−1) ···, and ends at β_T = 1, ᾱ_T = 0. Raises ValueError unless T ≥ 1."""
     return Schedule(1 / np.arange(check_T("jsd_schedule", T), 0, -1.0))
 
@@ -121,7 +123,7 @@ def sigmoid_beta_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: flo
     An S-shaped β   (Xu et al. 2022, GeoDiff, in their code). Raises ValueError unless T ≥ 1 and both ends lie in (0, 1)."""
     check_ends("sigmoid_beta_schedule", beta_start, beta_end)
     logits = np.linspace(-6, 6, check_T("sigmoid_beta_schedule", T))
-    return Schedule(beta_start + (beta_end - beta_start) * sigmoid(logits))
+    return Schedule(beta_start + (beta_end - beta_start) * logistic(logits))
 
 
 def sigmoid_alpha_bar_schedule(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
@@ -129,10 +131,10 @@ def sigmoid_alpha_bar_schedule(T: int = 1000, start: float = -3.0, end: float = 
 
     An S-shaped ᾱ from 1 to 0; a smaller tau makes it steeper in the middle. Jabri et al. 2022, Chen 2023, Algorithm 1.
     Raises ValueError unless T ≥ 1, start < end and tau > 0."""
-    if not (start < end and tau > 0):
-        raise ValueError(f"sigmoid_alpha_bar_schedule: needs start < end and tau > 0, got {start}, {end} and {tau}")
+    usable = start < end and tau > 0
+    require(usable, "sigmoid_alpha_bar_schedule: needs start < end and tau > 0", start=start, end=end, tau=tau)
     logits = start + (end - start) * np.arange(check_T("sigmoid_alpha_bar_schedule", T) + 1) / T
-    f = sigmoid(end / tau) - sigmoid(logits / tau)
+    f = logistic(end / tau) - logistic(logits / tau)
     return Schedule(np.minimum(1 - f[1:] / f[:-1], 0.999))
 
 
@@ -142,26 +144,19 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
         √ᾱ'_t = √ᾱ_1 (√ᾱ_t − √ᾱ_T)/(√ᾱ_1 − √ᾱ_T),   β'_t = 1 − ᾱ'_t/ᾱ'_{t−1},   β'_T = 1
 
     Raises ValueError if it has fewer than two steps, between which to stretch."""
-    if schedule.T < 2:
-        raise ValueError(f"zero_terminal_snr: needs a schedule of at least two steps, got {schedule.T}")
+    require(schedule.T >= 2, "zero_terminal_snr: needs a schedule of at least two steps", T=schedule.T)
     root = np.sqrt(schedule.alpha_bar[1:])
     alpha_bar = np.concatenate([[1.0], (root[0] * (root - root[-1]) / (root[0] - root[-1])) ** 2])
     return Schedule(1 - alpha_bar[1:] / alpha_bar[:-1])
 
 
-def sigmoid(x):
-    """σ(x) = 1/(1 + e⁻ˣ), for numbers of moderate size."""
-    return 1 / (1 + np.exp(-x))
-
-
 def check_ends(name: str, beta_start: float, beta_end: float) -> None:
     """Raise the ValueError of the schedule `name` unless both ends lie in (0, 1)."""
-    if not (0 < beta_start < 1 and 0 < beta_end < 1):
-        raise ValueError(f"{name}: beta_start and beta_end must lie in (0, 1), got {beta_start} and {beta_end}")
+    inside = 0 < beta_start < 1 and 0 < beta_end < 1
+    require(inside, f"{name}: beta_start and beta_end must lie in (0, 1)", beta_start=beta_start, beta_end=beta_end)
 
 
 def check_T(name: str, T: int) -> int:
     """T itself, or the ValueError of the schedule `name` if it is no positive integer."""
-    if not isinstance(T, (int, np.integer)) or T < 1:
-        raise ValueError(f"{name}: T must be a positive integer, got {T!r}")
+    require(isinstance(T, (int, np.integer)) and T >= 1, f"{name}: T must be a positive integer", T=T)
     return T

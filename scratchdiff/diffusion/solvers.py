@@ -5,14 +5,14 @@ to points of p_0, without any further noise, by the probability-flow ODE   (Song
 
     dy/dσ = eps(y, σ) = −σ ∇ log p(y; σ)                                             (Karras et al. 2022, Eq. 1)
 
-Its curves are nearly straight at both ends, where eps hardly changes, so few steps do. Taking eps as constant over a step
-gives y_s = y_t + (σ_s − σ_t) eps_hat: Euler's method, and exactly DDIM with eta = 0. The samplers here do better at the same
+Its curves are nearly straight at both ends, where eps hardly changes, so few steps suffice. If eps is constant over a step,
+this gives y_s = y_t + (σ_s − σ_t) eps_hat: Euler's method, and exactly DDIM with eta = 0. The samplers here do better at the same
 number of steps, by asking twice (Heun) or remembering the last answer (DPM-Solver++), or leave the choice of steps to SciPy.
 
-The steps fall where they do most good, so between the whole timesteps: the network is asked at a real t, that of σ by
-`Schedule.time`. It knows t only through sines and cosines, which are as good in between. All stop at σ_1, the least noise a
-network was shown, and end there with x0_hat; and they start at σ = 80 where a schedule goes on to 160 or 20000, for there
-x is noise to within E[x_0²]/80² already, and all the steps would be spent on nothing.
+The steps do not fall on whole timesteps: the network is evaluated at a real t, which `Schedule.time` finds from σ. Its
+sines and cosines of t are as smooth in between. All solvers stop at σ_1, the least noise that the network was trained on,
+and end there with x0_hat. They start at σ = 80 where a schedule goes on to 160 or 20000: beyond 80, x is noise to within
+E[x_0²]/80², so steps there would change nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,12 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scratchdiff.checks import require
 from scratchdiff.diffusion.samplers import SamplerStep, check_shape, ddim_steps, ddpm_steps, pc_steps
 
 SIGMA_MAX = 80.0  # Karras et al. 2022, Table 1
 
 
-def heun_steps(diffusion, model, shape, rng, steps=20, churn=0.0, rho=7.0, clip=True) -> Iterator[SamplerStep]:
+def heun_steps(diffusion, model, shape, rng, steps=20, churn=0.0, rho=7.0) -> Iterator[SamplerStep]:
     """Heun's method on Karras' steps   (Karras et al. 2022, Algorithm 1; with churn > 0, Algorithm 2). From σ to σ' < σ:
 
         y' = y + (σ'−σ) d,   d = eps(y, σ);      then   y' = y + (σ'−σ) (d + d')/2,   d' = eps(y', σ')
@@ -37,13 +38,12 @@ def heun_steps(diffusion, model, shape, rng, steps=20, churn=0.0, rho=7.0, clip=
     Raises ValueError unless steps ≥ 1, churn ≥ 0 and rho > 0.
     """
     times = karras_times("heun_steps", diffusion.schedule, steps, rho)
-    if not churn >= 0:
-        raise ValueError(f"heun_steps: churn must not be negative, got {churn}")
+    require(churn >= 0, "heun_steps: churn must not be negative", churn=churn)
     gamma = min(churn / steps, np.sqrt(2) - 1)
-    return run_heun(diffusion, model, check_shape("heun_steps", shape), rng, times, gamma, clip)
+    return run_heun(diffusion, model, check_shape("heun_steps", shape), rng, times, gamma)
 
 
-def run_heun(diffusion, model, shape, rng, times, gamma, clip):
+def run_heun(diffusion, model, shape, rng, times, gamma):
     """The steps of `heun_steps`, one each time it is asked."""
     schedule = diffusion.schedule
     y = rng.standard_normal(shape) * np.sqrt(1 + schedule.sigma(times[0]) ** 2)
@@ -52,18 +52,18 @@ def run_heun(diffusion, model, shape, rng, times, gamma, clip):
             t, less = schedule.time((1 + gamma) * schedule.sigma(t)), schedule.sigma(t)
             y = y + np.sqrt(schedule.sigma(t) ** 2 - less**2) * rng.standard_normal(shape)
         sigma = schedule.sigma(t)
-        x0_hat = denoise_y(diffusion, model, y, t, clip)
+        x0_hat = denoise_y(diffusion, model, y, t)
         if s == 0:
             yield SamplerStep(0, x0_hat, x0_hat)
             return
         sigma_s, d = schedule.sigma(s), (y - x0_hat) / sigma
         ahead = y + (sigma_s - sigma) * d
-        d_ahead = (ahead - denoise_y(diffusion, model, ahead, s, clip)) / sigma_s
+        d_ahead = (ahead - denoise_y(diffusion, model, ahead, s)) / sigma_s
         y = y + (sigma_s - sigma) * (d + d_ahead) / 2
         yield SamplerStep(float(s), y / np.sqrt(1 + sigma_s**2), x0_hat)
 
 
-def dpm_steps(diffusion, model, shape, rng, steps=20, clip=True) -> Iterator[SamplerStep]:
+def dpm_steps(diffusion, model, shape, rng, steps=20) -> Iterator[SamplerStep]:
     """DPM-Solver++(2M)   (Lu et al. 2022, Algorithm 2). From σ to σ' < σ, with λ = −log σ, half the log-SNR, and h = λ' − λ:
 
         y' = D + (σ'/σ) (y − D),    D = x0_hat + (h/2h₋) (x0_hat − x0_hat₋)
@@ -73,16 +73,16 @@ def dpm_steps(diffusion, model, shape, rng, steps=20, clip=True) -> Iterator[Sam
     equal in λ; the last, to σ' = 0, takes x0_hat itself. Raises ValueError unless steps ≥ 1.
     """
     times = karras_times("dpm_steps", diffusion.schedule, steps, np.inf)
-    return run_dpm(diffusion, model, check_shape("dpm_steps", shape), rng, times, clip)
+    return run_dpm(diffusion, model, check_shape("dpm_steps", shape), rng, times)
 
 
-def run_dpm(diffusion, model, shape, rng, times, clip):
+def run_dpm(diffusion, model, shape, rng, times):
     """The steps of `dpm_steps`, one each time it is asked."""
     sigma = diffusion.schedule.sigma
     y = rng.standard_normal(shape) * np.sqrt(1 + sigma(times[0]) ** 2)
     before = h_before = None
     for t, s in zip(times[:-1], times[1:]):
-        x0_hat = denoise_y(diffusion, model, y, t, clip)
+        x0_hat = denoise_y(diffusion, model, y, t)
         if s == 0:
             yield SamplerStep(0, x0_hat, x0_hat)
             return
@@ -93,48 +93,43 @@ def run_dpm(diffusion, model, shape, rng, times, clip):
         yield SamplerStep(float(s), y / np.sqrt(1 + sigma(s) ** 2), x0_hat)
 
 
-def ode_steps(diffusion, model, shape, rng, steps=20, rtol=1e-3, clip=True) -> Iterator[SamplerStep]:
-    """The ODE by SciPy's `solve_ivp`: Runge–Kutta of order 5, steps of its own choice   (Song et al. 2021, section 4.3).
+def ode_steps(diffusion, model, shape, rng, rtol=1e-3) -> Iterator[SamplerStep]:
+    """The ODE by SciPy's RK45: a Runge–Kutta method of order 5 that chooses its own steps   (Song et al. 2021, section 4.3).
 
-    rtol: the error that it may make in a step, in parts of y, which decides how often the network is asked. steps: at how
-    many moments to look; they are Karras', and cost nothing. x0_hat is what leads from one to the next in a straight line,
-    y − σ Δy/Δσ. Raises ValueError unless steps ≥ 1 and rtol > 0; RuntimeError where SciPy finds no way.
+    rtol: the relative error allowed per step, which decides how many steps there are; each accepted step is yielded. The
+    solver works in u = log σ, where dy/du = σ eps = y − x0_hat, so x0_hat = y − dy/du at the end of each step.
+    Raises ValueError unless rtol > 0; RuntimeError where the solver fails.
     """
-    times = karras_times("ode_steps", diffusion.schedule, steps, 7.0)
-    if not rtol > 0:
-        raise ValueError(f"ode_steps: rtol must be positive, got {rtol}")
-    return run_ode(diffusion, model, check_shape("ode_steps", shape), rng, times, rtol, clip)
+    require(rtol > 0, "ode_steps: rtol must be positive", rtol=rtol)
+    return run_ode(diffusion, model, check_shape("ode_steps", shape), rng, rtol)
 
 
-def run_ode(diffusion, model, shape, rng, times, rtol, clip):
-    """The steps of `ode_steps`. SciPy solves all of it before the first is yielded."""
-    from scipy.integrate import solve_ivp
+def run_ode(diffusion, model, shape, rng, rtol):
+    """The steps of `ode_steps`, one each time it is asked."""
+    from scipy.integrate import RK45
 
     schedule = diffusion.schedule
-    sigma = schedule.sigma(times[:-1])
-    y = rng.standard_normal(shape) * np.sqrt(1 + sigma[0] ** 2)
+    first, final = min(SIGMA_MAX, schedule.sigma_max()), schedule.sigma(1)
+    y = rng.standard_normal(shape) * np.sqrt(1 + first**2)
 
-    def slope(log_sigma, flat):  # dy/d log σ = σ eps = y − x0_hat
+    def slope(u, flat):
         y = flat.reshape(shape)
-        return (y - denoise_y(diffusion, model, y, schedule.time(np.exp(log_sigma)), clip)).ravel()
+        return (y - denoise_y(diffusion, model, y, schedule.time(np.exp(u)))).ravel()
 
-    if len(sigma) > 1:
-        u = np.log(sigma)
-        found = solve_ivp(slope, (u[0], u[-1]), y.ravel(), t_eval=u, rtol=rtol, atol=rtol)
-        if not found.success:
-            raise RuntimeError(f"ode_steps: {found.message}")
-        path = found.y.T.reshape(-1, *shape)
-        for k in range(1, len(sigma)):
-            x0_hat = path[k - 1] - sigma[k - 1] * (path[k] - path[k - 1]) / (sigma[k] - sigma[k - 1])
-            yield SamplerStep(float(times[k]), path[k] / np.sqrt(1 + sigma[k] ** 2), x0_hat)
-        y = path[-1]
-    x0_hat = denoise_y(diffusion, model, y, times[-2], clip)
+    solver = RK45(slope, np.log(first), y.ravel(), np.log(final), rtol=rtol, atol=rtol)
+    x0_hat = (solver.y - solver.f).reshape(shape)
+    while solver.status == "running":
+        message = solver.step()
+        if solver.status == "failed":
+            raise RuntimeError(f"ode_steps: the solver failed: {message}")
+        sigma, y, x0_hat = np.exp(solver.t), solver.y.reshape(shape), (solver.y - solver.f).reshape(shape)
+        yield SamplerStep(float(schedule.time(sigma)), y / np.sqrt(1 + sigma**2), x0_hat)
     yield SamplerStep(0, x0_hat, x0_hat)
 
 
-def denoise_y(diffusion, model, y, t, clip):
+def denoise_y(diffusion, model, y, t):
     """x0_hat at y = x_t/√ᾱ_t, at one real t: the network is given x_t."""
-    return diffusion.denoise(model, y / np.sqrt(1 + diffusion.schedule.sigma(t) ** 2), float(t), clip)
+    return diffusion.denoise(model, y / np.sqrt(1 + diffusion.schedule.sigma(t) ** 2), float(t))[0]
 
 
 def karras_times(name: str, schedule, steps: int, rho: float) -> np.ndarray:
@@ -142,8 +137,8 @@ def karras_times(name: str, schedule, steps: int, rho: float) -> np.ndarray:
 
     Karras et al. 2022, Eq. 5. A large rho puts more steps where there is little noise; at ∞ they are equal in log σ.
     Raises the ValueError of the sampler `name` unless steps ≥ 1 and rho > 0."""
-    if not (isinstance(steps, (int, np.integer)) and steps >= 1 and rho > 0):
-        raise ValueError(f"{name}: steps must be 1 or more and rho positive, got {steps} and {rho}")
+    usable = isinstance(steps, (int, np.integer)) and steps >= 1 and rho > 0
+    require(usable, f"{name}: steps must be 1 or more and rho positive", steps=steps, rho=rho)
     largest, smallest = min(SIGMA_MAX, schedule.sigma_max()), schedule.sigma(1)
     if rho == np.inf:
         sigma = np.geomspace(largest, smallest, steps)
@@ -153,10 +148,11 @@ def karras_times(name: str, schedule, steps: int, rho: float) -> np.ndarray:
 
 
 class Sampler(NamedTuple):
-    """A row of the table: run(diffusion, model, shape, rng, steps=, clip=) -> its SamplerSteps; and what it is good for."""
+    """A row of the table: run(diffusion, model, shape, rng) gives SamplerSteps; what it is good for; whether it takes steps=."""
 
     run: Callable[..., Iterator[SamplerStep]]
     what: str
+    takes_steps: bool = True
 
 
 SAMPLERS = {
@@ -166,5 +162,5 @@ SAMPLERS = {
     "heun": Sampler(heun_steps, "second order, deterministic; 2 evaluations a step; for 20 steps and more"),
     "heun-churn": Sampler(partial(heun_steps, churn=20.0), "heun with fresh noise before each step"),
     "dpm": Sampler(dpm_steps, "DPM-Solver++(2M): second order, 1 evaluation a step; nearest to the exact solution of all"),
-    "ode": Sampler(ode_steps, "SciPy's Runge-Kutta with steps of its own choice; --steps only says how many to look at"),
+    "ode": Sampler(ode_steps, "SciPy's Runge-Kutta, which chooses its own steps", takes_steps=False),
 }

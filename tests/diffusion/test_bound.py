@@ -10,7 +10,7 @@ from scratchdiff.diffusion.bound import prior_kl, step_nats, strata
 from scratchdiff.diffusion.oracle import Oracle
 
 LINEAR, SHORT = sd.linear_schedule(), sd.cosine_schedule(12)
-LEARNED = sd.GaussianDiffusion(SHORT, variance="learned")
+LEARNED = sd.GaussianDiffusion(SHORT, variance="learned", images=True)
 GRID = np.arange(256) / 127.5 - 1
 
 
@@ -26,7 +26,7 @@ def test_on_one_gaussian_every_term_is_the_closed_form(variance):
     x0 = mean + std * np.random.default_rng(1).standard_normal((N, 1))
     diffusion = sd.GaussianDiffusion(s, predict="x0", variance=variance)
     best = Oracle(diffusion, np.array([[mean]]), std**2)
-    got = diffusion.bound(with_u(best, 0.0) if variance == "learned" else best, x0, np.random.default_rng(0), images=False)
+    got = diffusion.bound(with_u(best, 0.0) if variance == "learned" else best, x0, np.random.default_rng(0))
 
     a, before = s.alpha_bar[1:], s.alpha_bar[:-1]
     tilde = (1 - before) / (1 - a) * s.beta[1:]
@@ -50,7 +50,7 @@ def test_on_a_mixture_the_bound_lies_above_the_true_value_and_comes_down_to_it_a
         oracle = Oracle(diffusion, np.array([[-1.0], [0.5]]), np.array([0.04, 0.16]), np.array([0.3, 0.7]))
         x0 = oracle.sample(N, rng)
         # u = 1: the variance β_t, also at t = 1; the fixed ones have β̃_2 there, and their gap stays (1.0 and 0.1 bits)
-        got = diffusion.bound(with_u(oracle, 1.0), x0, rng, images=False)
+        got = diffusion.bound(with_u(oracle, 1.0), x0, rng)
         extra = (got.terms.sum(1) + oracle.log_prob(x0, 0)) / np.log(2)
         return extra.mean(), extra.std() / np.sqrt(N)
 
@@ -62,14 +62,14 @@ def test_on_a_mixture_the_bound_lies_above_the_true_value_and_comes_down_to_it_a
 
 def test_a_uniform_pixel_costs_eight_bits_and_a_little():
     # the best denoiser for 256 equally likely values; nothing can tell them in less than 8 bits
-    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(200), predict="x0", variance="fixed_large")
+    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(200), predict="x0", variance="fixed_large", images=True)
     got = diffusion.bound(Oracle(diffusion, GRID[:, None]), GRID[:, None], np.random.default_rng(0))
     assert 8 - 3 * got.standard_error < got.bits_per_dim < 8.5 and got.standard_error < 0.15
 
 
 def test_whoever_knows_x0_pays_only_for_what_x_T_tells_of_it():
     x0 = np.full((3, 2, 2, 1), GRID[100])
-    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(1000), predict="x0")
+    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(1000), predict="x0", images=True)
     got = diffusion.bound(lambda xt, t: np.full_like(xt, GRID[100]), x0, np.random.default_rng(0), draws=10)
     np.testing.assert_allclose(got.terms[:, 1:-1], 0, atol=1e-12)
     outside = 2 * stats.norm.sf(1 / 255, scale=np.exp(diffusion.p_logvar[1] / 2))
@@ -103,8 +103,8 @@ def test_strata_cover_1_to_T_each_once():
 
 def test_each_stratum_is_drawn_once_evenly_and_counts_for_as_many_steps_as_it_has():
     diffusion, x0 = sd.GaussianDiffusion(SHORT, predict="x0"), np.full((6000, 2), 0.5)
-    want = diffusion.bound(constant, x0[:1], np.random.default_rng(0), images=False).terms[0]
-    got = diffusion.bound(constant, x0, np.random.default_rng(0), images=False, draws=4)
+    want = diffusion.bound(constant, x0[:1], np.random.default_rng(0)).terms[0]
+    got = diffusion.bound(constant, x0, np.random.default_rng(0), draws=4)
     ends = strata(12, 4)
     for low, high in zip(ends[:-1], ends[1:]):
         part = got.terms[:, low:high]  # column t − 1 for t = low + 1..high
@@ -118,12 +118,12 @@ def test_each_stratum_is_drawn_once_evenly_and_counts_for_as_many_steps_as_it_ha
 def test_labels_reach_the_network_beside_their_own_images():
     x0 = np.repeat(GRID[[0, 100, 200]], 4).reshape(3, 2, 2, 1)
 
-    def told(xt, t, labels):
+    def knows(xt, t, labels):
         return np.broadcast_to(GRID[labels].reshape(-1, 1, 1, 1), xt.shape)
 
-    diffusion = sd.GaussianDiffusion(SHORT, predict="x0")
-    right = diffusion.bound(told, x0, np.random.default_rng(0), labels=[0, 100, 200])
-    wrong = diffusion.bound(told, x0, np.random.default_rng(0), labels=[100, 200, 0])
+    diffusion = sd.GaussianDiffusion(SHORT, predict="x0", images=True)
+    right = diffusion.bound(knows, x0, np.random.default_rng(0), labels=[0, 100, 200])
+    wrong = diffusion.bound(knows, x0, np.random.default_rng(0), labels=[100, 200, 0])
     np.testing.assert_allclose(right.terms[:, 1:-1], 0, atol=1e-12)
     assert (wrong.terms[:, 1:-1] > 0.01).any(1).all()
 
@@ -134,19 +134,19 @@ def test_labels_reach_the_network_beside_their_own_images():
 @pytest.mark.parametrize("images", [True, False])
 @pytest.mark.parametrize("predict", ["eps", "x0", "v"])
 def test_the_gradient_of_L_vlb_matches_finite_differences(predict, images, rng):
-    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(3), predict=predict, variance="learned")
+    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(3), predict=predict, variance="learned", images=images)
     x0 = rng.choice(GRID, (9, 2, 1))  # of nine draws from 1..3 some are t = 1
     out = 0.3 * rng.standard_normal((9, 2, 2))
 
     def f(out):
-        return sd.vlb_loss(diffusion, lambda xt, t: out, x0, np.random.default_rng(5), images=images)
+        return sd.vlb_loss(diffusion, lambda xt, t: out, x0, np.random.default_rng(5))
 
     assert sd.gradcheck(f, out) < 1e-7
 
 
 def test_in_L_hybrid_the_mean_learns_from_L_simple_alone_and_the_variance_from_L_vlb_alone(rng):
     x0, start = rng.choice(GRID, (8, 3, 2)), 0.3 * rng.standard_normal((8, 3, 4))
-    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(5), predict="v", variance="learned")
+    diffusion = sd.GaussianDiffusion(sd.cosine_schedule(5), predict="v", variance="learned", images=True)
 
     def gradient(loss):
         out = sd.Tensor(start)
@@ -169,13 +169,13 @@ def test_in_L_hybrid_the_mean_learns_from_L_simple_alone_and_the_variance_from_L
 def test_in_float32_every_term_and_gradient_is_finite_at_both_ends(make):
     schedule = make()
     x0 = np.array([-1, 1, GRID[7], GRID[200]], np.float32).reshape(1, 4, 1)
-    diffusion = sd.GaussianDiffusion(schedule, predict="v", variance="learned")
+    diffusion = sd.GaussianDiffusion(schedule, predict="v", variance="learned", images=True)
     for t in (1, 2, schedule.T):
         xt = diffusion.q_sample(x0, t, np.full_like(x0, 0.5))
         for size in (0.0, 3.0, -3.0):
             out = sd.Tensor(np.full((1, 4, 2), size, np.float32))
             with sd.Tape() as tape:
-                v, logvar = diffusion.read(out, xt, np.array([t]))
+                v, logvar = diffusion.split_output(out, xt, np.array([t]))
                 nats = step_nats(diffusion, diffusion.predict_x0(xt, t, v), logvar, x0, xt, np.array([t]))
                 loss = nats.sum()
             tape.backward(loss)
@@ -184,8 +184,8 @@ def test_in_float32_every_term_and_gradient_is_finite_at_both_ends(make):
 
 def test_L_vlb_with_uniform_t_estimates_the_whole_bound_but_L_T():
     diffusion, x0 = sd.GaussianDiffusion(SHORT, predict="x0"), np.full((40_000, 2), 0.5)
-    want = diffusion.bound(constant, x0[:1], np.random.default_rng(0), images=False).nats[:-1].sum() / (2 * np.log(2))
-    got = sd.vlb_loss(diffusion, constant, x0, np.random.default_rng(1), images=False).item()
+    want = diffusion.bound(constant, x0[:1], np.random.default_rng(0)).nats[:-1].sum() / (2 * np.log(2))
+    got = sd.vlb_loss(diffusion, constant, x0, np.random.default_rng(1)).item()
     assert got == pytest.approx(want, rel=0.05)
 
 
@@ -201,4 +201,4 @@ def test_L_vlb_with_uniform_t_estimates_the_whole_bound_but_L_T():
 ])  # fmt: skip
 def test_bad_input_is_refused_by_name(call, message, rng):
     with pytest.raises(ValueError, match=message):
-        call(sd.GaussianDiffusion(SHORT, predict="x0"), rng)
+        call(sd.GaussianDiffusion(SHORT, predict="x0", images=True), rng)

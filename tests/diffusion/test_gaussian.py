@@ -1,5 +1,6 @@
 """The process agrees with its definition step by step, the posterior with Bayes' rule, the predictions with each other."""
 
+import warnings
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy import stats
 
 import scratchdiff as sd
+from scratchdiff.diffusion.samplers import respaced, spaced
 
 SCHEDULES = {"linear": sd.linear_schedule(), "cosine": sd.cosine_schedule(), "short": sd.linear_schedule(5, 0.1, 0.9)}
 
@@ -89,12 +91,17 @@ def test_float32_stays_float32(rng):
 
 
 def test_p_mean_logvar_clips_x0_hat_for_images_and_leaves_points_alone(rng):
-    diffusion = sd.GaussianDiffusion(SCHEDULES["linear"], predict="x0")
+    images, points = (sd.GaussianDiffusion(SCHEDULES["linear"], predict="x0", images=images) for images in (True, False))
     xt = rng.standard_normal((2, 3))
-    mean, logvar = diffusion.p_mean_logvar(lambda x, t: 5 * np.ones_like(x), xt, 10)
-    np.testing.assert_array_equal(mean, diffusion.q_posterior(np.ones((2, 3)), xt, 10)[0])
-    mean, _ = diffusion.p_mean_logvar(lambda x, t: 5 * np.ones_like(x), xt, 10, clip=False)
-    np.testing.assert_array_equal(mean, diffusion.q_posterior(np.full((2, 3), 5.0), xt, 10)[0])
+    clipped, left = (images.q_posterior(np.full((2, 3), x0_hat), xt, 10)[0] for x0_hat in (1.0, 5.0))
+    for diffusion, clip, want in (
+        (images, None, clipped),
+        (points, None, left),
+        (images, False, left),
+        (points, True, clipped),
+    ):
+        mean, logvar = diffusion.p_mean_logvar(lambda x, t: 5 * np.ones_like(x), xt, 10, clip)
+        np.testing.assert_array_equal(mean, want)
     assert np.broadcast_shapes(logvar.shape, mean.shape) == mean.shape
 
 
@@ -106,6 +113,25 @@ def test_the_two_fixed_variances_are_beta_tilde_and_beta(rng):
         tilde = (1 - s.alpha_bar[t - 1]) / (1 - s.alpha_bar[t]) * s.beta[t]
         assert small.p_mean_logvar(lambda x, t: x, x, t)[1].item() == pytest.approx(np.log(tilde))
         assert large.p_mean_logvar(lambda x, t: x, x, t)[1].item() == pytest.approx(np.log(s.beta[t]))
+
+
+@pytest.mark.parametrize("variance", ["fixed_large", "learned"])
+@pytest.mark.parametrize("betas", [(0.5, 0.1, 0.2, 0.3), (0.3, 0.4, 0.2, 0.9)])
+def test_the_large_variance_is_beta_t_even_where_a_later_beta_is_smaller_than_the_first(variance, betas):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these few steps leave ᾱ_T above 0.01
+        diffusion = sd.GaussianDiffusion(sd.Schedule(betas), variance=variance)
+    xt = np.zeros((3, 2))
+    out = np.concatenate([xt, np.ones_like(xt)], 1) if variance == "learned" else xt
+    _, logvar = diffusion.p_mean_logvar(lambda x, t: out, xt, np.array([2, 3, 4]))
+    np.testing.assert_allclose(np.exp(np.broadcast_to(logvar, (3, 2)))[:, 0], betas[1:], rtol=1e-12)
+
+
+def test_a_respaced_chain_has_its_own_betas_as_large_variances():
+    diffusion = sd.GaussianDiffusion(SCHEDULES["linear"], variance="fixed_large")
+    for steps in (10, 100, 400, 501, 700, 999):
+        part, _ = respaced(diffusion, None, spaced("test", 1000, steps))
+        np.testing.assert_allclose(np.exp(part.p_logvar[2:]), part.schedule.beta[2:], rtol=1e-12)
 
 
 def test_a_learned_variance_lies_between_beta_tilde_and_beta_on_a_logarithmic_scale(rng):

@@ -22,7 +22,7 @@ def exact_eps(schedule, mean, std):
 def test_ddpm_is_algorithm_2_with_the_noise_replayed():
     schedule = sd.linear_schedule(4, 0.1, 0.95)
     diffusion = sd.GaussianDiffusion(schedule)
-    got = sd.sample_ddpm(diffusion, lambda x, t: 0.3 * x + 0.01 * t[:, None], (3, 2), np.random.default_rng(7), clip=False)
+    got = sd.sample_ddpm(diffusion, lambda x, t: 0.3 * x + 0.01 * t[:, None], (3, 2), np.random.default_rng(7))
     rng = np.random.default_rng(7)
     x = rng.standard_normal((3, 2))
     for t in (4, 3, 2, 1):
@@ -34,12 +34,12 @@ def test_ddpm_is_algorithm_2_with_the_noise_replayed():
     np.testing.assert_allclose(got, x, atol=1e-12)
 
 
-@pytest.mark.parametrize("clip", [True, False])
-def test_ddim_with_eta_1_and_all_steps_is_ddpm(clip):
+@pytest.mark.parametrize("images", [True, False])
+def test_ddim_with_eta_1_and_all_steps_is_ddpm(images):
     schedule = sd.linear_schedule(50, 1e-3, 0.2)
-    diffusion, model = sd.GaussianDiffusion(schedule), exact_eps(schedule, 0.3, 0.9)
-    ddpm = sd.sample_ddpm(diffusion, model, (5, 2), np.random.default_rng(1), clip=clip)
-    ddim = sd.sample_ddim(diffusion, model, (5, 2), np.random.default_rng(1), steps=50, eta=1.0, clip=clip)
+    diffusion, model = sd.GaussianDiffusion(schedule, images=images), exact_eps(schedule, 0.3, 0.9)
+    ddpm = sd.sample_ddpm(diffusion, model, (5, 2), np.random.default_rng(1))
+    ddim = sd.sample_ddim(diffusion, model, (5, 2), np.random.default_rng(1), steps=50, eta=1.0)
     np.testing.assert_allclose(ddim, ddpm, atol=1e-10)
 
 
@@ -63,7 +63,7 @@ def test_with_the_exact_denoiser_samples_have_the_distribution_of_the_data(sampl
         x0 = sd.GaussianDiffusion(LINEAR).predict_x0(xt, t, e)
         return diffusion.target(x0, t, e)
 
-    x = sample(diffusion, model, (n, 1), np.random.default_rng(0), clip=False, **settings)[:, 0]
+    x = sample(diffusion, model, (n, 1), np.random.default_rng(0), **settings)[:, 0]
     # the Kolmogorov–Smirnov distance of n draws from the truth is below 1.63/√n in 99 % of cases
     assert stats.kstest(x, stats.norm(mean, std).cdf).statistic < 1.63 / np.sqrt(n)
 
@@ -78,7 +78,7 @@ def test_from_a_schedule_that_ends_at_alpha_bar_zero_the_samples_are_right_too(s
         x0 = mean + np.sqrt(a) * std**2 / (a * std**2 + 1 - a) * (xt - np.sqrt(a) * mean)
         return np.sqrt(a) * eps - np.sqrt(1 - a) * x0
 
-    x = sample(diffusion, model, (n, 1), np.random.default_rng(0), clip=False, **settings)[:, 0]
+    x = sample(diffusion, model, (n, 1), np.random.default_rng(0), **settings)[:, 0]
     assert stats.kstest(x, stats.norm(mean, std).cdf).statistic < 1.63 / np.sqrt(n)
 
 
@@ -108,7 +108,7 @@ def test_every_sampler_starts_at_T_ends_at_0_and_yields_each_step():
 
 
 def test_after_clipping_eps_is_derived_again_so_that_the_state_is_consistent():
-    diffusion = sd.GaussianDiffusion(LINEAR)
+    diffusion = sd.GaussianDiffusion(LINEAR, images=True)
     start = np.random.default_rng(0).standard_normal((2, 3))
     first = next(sd.ddim_steps(diffusion, lambda x, t: -5 * x, (2, 3), np.random.default_rng(0), steps=10))
     assert np.abs(first.x0_hat).max() <= 1

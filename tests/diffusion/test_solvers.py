@@ -20,9 +20,14 @@ def cdf(x):
     return WEIGHTS @ stats.norm.cdf(x, MEANS, STDS[:, None])
 
 
+def in_steps(name, n):
+    """The setting that asks a sampler for n steps, if it lets itself be asked."""
+    return dict(steps=n) if sd.SAMPLERS[name].takes_steps else {}
+
+
 def draw(name, oracle, n, seed=0, **settings):
     shape, rng = (n, *oracle.shape), np.random.default_rng(seed)
-    return last(sd.SAMPLERS[name].run(oracle.diffusion, oracle, shape, rng, clip=False, **settings)).x
+    return last(sd.SAMPLERS[name].run(oracle.diffusion, oracle, shape, rng, **settings)).x
 
 
 def run_and_count(name, steps):
@@ -33,19 +38,19 @@ def run_and_count(name, steps):
         asked.append(t[0])
         return o(x, t)
 
-    run = sd.SAMPLERS[name].run(o.diffusion, model, (2, 1), np.random.default_rng(0), steps=steps, clip=False)
+    run = sd.SAMPLERS[name].run(o.diffusion, model, (2, 1), np.random.default_rng(0), steps=steps)
     return [step.t for step in run], asked
 
 
 # Steps at which each sampler's own error is well below what 4000 draws can show.
-ENOUGH = {"ddpm": 250, "ddim": 150, "pc": 200, "heun": 40, "heun-churn": 60, "dpm": 60, "ode": 10}
+ENOUGH = {"ddpm": 250, "ddim": 150, "pc": 200, "heun": 40, "heun-churn": 60, "dpm": 60}
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, sd.cosine_schedule()], ids=["linear", "cosine"])
 @pytest.mark.parametrize("name", sd.SAMPLERS)
 def test_every_sampler_draws_the_oracles_distribution(name, schedule):
     n = 4000
-    x = draw(name, mixture(schedule=schedule), n, steps=ENOUGH[name])[:, 0]
+    x = draw(name, mixture(schedule=schedule), n, **in_steps(name, ENOUGH.get(name)))[:, 0]
     # the Kolmogorov–Smirnov distance of n exact draws from the truth stays below 1.63/√n in 99 % of cases
     assert stats.kstest(x, cdf).statistic < 1.63 / np.sqrt(n)
 
@@ -54,7 +59,7 @@ def test_every_sampler_draws_the_oracles_distribution(name, schedule):
 def test_in_the_plane_the_samples_are_as_near_to_exact_draws_as_exact_draws_are(name, rng):
     covs = np.array([[[0.1, 0.08], [0.08, 0.1]], [[0.2, 0.0], [0.0, 0.02]], [[0.05, 0.0], [0.0, 0.3]]])
     o = sd.Oracle(sd.GaussianDiffusion(LINEAR), [[1.0, 0.5], [-0.8, -1.0], [0.0, 0.4]], covs)
-    x, exact = draw(name, o, 3000, steps=ENOUGH[name]), o.sample(3000, rng)
+    x, exact = draw(name, o, 3000, **in_steps(name, ENOUGH.get(name))), o.sample(3000, rng)
     angles = np.pi * np.arange(24) / 24
     directions = np.array([np.cos(angles), np.sin(angles)]).T
     # the Wasserstein distance of the projections on 24 directions: twelve pairs of exact sets lay 0.014 to 0.052 apart
@@ -65,7 +70,7 @@ def test_in_the_plane_the_samples_are_as_near_to_exact_draws_as_exact_draws_are(
 @pytest.mark.parametrize("name", sd.SAMPLERS)
 def test_what_the_network_predicts_makes_no_difference(name, predict):
     tight = {"rtol": 1e-9} if name == "ode" else {}
-    x, y = (draw(name, mixture(p), 5, steps=10, **tight) for p in ("eps", predict))
+    x, y = (draw(name, mixture(p), 5, **in_steps(name, 10), **tight) for p in ("eps", predict))
     np.testing.assert_allclose(x, y, atol=1e-7)
 
 
@@ -74,7 +79,7 @@ def error_at_t_1(name, steps, **settings):
 
     (y − m)/√(std² + σ²) stays the same."""
     o = sd.Oracle(sd.GaussianDiffusion(LINEAR), [[0.5]], 0.3**2)
-    run = sd.SAMPLERS[name].run(o.diffusion, o, (50, 1), np.random.default_rng(0), steps=steps, clip=False, **settings)
+    run = sd.SAMPLERS[name].run(o.diffusion, o, (50, 1), np.random.default_rng(0), steps=steps, **settings)
     *_, before, end = run
     assert end.t == 0 and before.t == pytest.approx(1)
     top = LINEAR.sigma(1000) if name == "ddim" else SIGMA_MAX
@@ -110,7 +115,7 @@ def test_the_error_of_eulers_method_on_the_same_steps_falls_with_order_1():
 def test_ddim_with_eta_0_is_a_step_of_euler_in_sigma():
     o = mixture()
     x_T = np.random.default_rng(3).standard_normal((6, 1))
-    step = next(sd.ddim_steps(o.diffusion, o, (6, 1), np.random.default_rng(3), steps=4, clip=False))
+    step = next(sd.ddim_steps(o.diffusion, o, (6, 1), np.random.default_rng(3), steps=4))
     sigma, sigma_s = LINEAR.sigma(1000), LINEAR.sigma(750)
     y = x_T * np.sqrt(1 + sigma**2) + (sigma_s - sigma) * o(x_T, 1000).data
     assert step.t == 750
@@ -119,12 +124,15 @@ def test_ddim_with_eta_0_is_a_step_of_euler_in_sigma():
 
 def test_the_ode_with_a_tight_tolerance_is_what_heun_converges_to():
     o = mixture()
-    np.testing.assert_allclose(draw("heun", o, 20, steps=400), draw("ode", o, 20, steps=3, rtol=1e-8), atol=1e-4)
+    np.testing.assert_allclose(draw("heun", o, 20, steps=400), draw("ode", o, 20, rtol=1e-8), atol=1e-4)
 
 
-def test_the_ode_looks_at_moments_without_asking_the_network_for_them():
-    (few, asked_few), (many, asked_many) = (run_and_count("ode", steps) for steps in (5, 50))
-    assert (len(few), len(many)) == (5, 50) and len(asked_few) == len(asked_many)
+def test_the_ode_yields_the_steps_that_its_tolerance_asks_for_and_the_denoiser_at_each():
+    o = mixture()
+    rough, fine = (list(sd.ode_steps(o.diffusion, o, (3, 1), np.random.default_rng(0), rtol)) for rtol in (1e-2, 1e-6))
+    assert len(fine) > 2 * len(rough) and all(a.t > b.t for a, b in zip(fine, fine[1:])) and fine[-1].t == 0
+    for step in fine[:-1]:
+        np.testing.assert_allclose(step.x0_hat, o.x0(step.x, step.t), atol=1e-9)
 
 
 def test_each_sampler_asks_as_often_as_it_says():
@@ -138,15 +146,70 @@ def test_each_sampler_asks_as_often_as_it_says():
 def test_one_step_of_any_sampler_is_the_denoiser_itself():
     diffusion = sd.GaussianDiffusion(LINEAR, predict="x0")
     for name, sampler in sd.SAMPLERS.items():
-        run = sampler.run(diffusion, lambda x, t: np.full_like(x, 0.25), (2, 3), np.random.default_rng(0), steps=1)
+        run = sampler.run(
+            diffusion, lambda x, t: np.full_like(x, 0.25), (2, 3), np.random.default_rng(0), **in_steps(name, 1)
+        )
         np.testing.assert_allclose(last(run).x, 0.25, err_msg=name)
 
 
 @pytest.mark.parametrize("name", sd.SAMPLERS)
 def test_clipping_keeps_every_x0_hat_within_the_pixels_range(name):
-    o = sd.Oracle(sd.GaussianDiffusion(LINEAR), [[1.5], [-2.0]], 0.01)
-    run = sd.SAMPLERS[name].run(o.diffusion, o, (50, 1), np.random.default_rng(0), steps=8)
-    assert np.abs(last(run).x0_hat).max() <= 1
+    o = sd.Oracle(sd.GaussianDiffusion(LINEAR, images=True), [[1.5], [-2.0]], 0.01)
+    run = sd.SAMPLERS[name].run(o.diffusion, o, (50, 1), np.random.default_rng(0), **in_steps(name, 8))
+    assert np.abs(last(run).x0_hat).max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", sd.SAMPLERS)
+def test_points_are_not_clipped(name):
+    o = sd.Oracle(sd.GaussianDiffusion(LINEAR), [[0.0]], 4.0)
+    x = draw(name, o, 3000, **in_steps(name, ENOUGH.get(name)))
+    assert x.std() == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", sd.SAMPLERS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_network_whose_output_is_not_finite_stops_every_sampler(name, bad):
+    diffusion = sd.GaussianDiffusion(LINEAR)
+    run = sd.SAMPLERS[name].run(diffusion, lambda x, t: np.full_like(x, bad), (2, 1), np.random.default_rng(0))
+    with pytest.raises(
+        FloatingPointError, match="denoise: the model's output at step t = .* is not finite"
+    ):
+        last(run)
+
+
+def test_the_steps_of_karras_are_equal_in_the_seventh_root_of_sigma():
+    low, high, steps = LINEAR.sigma(1), SIGMA_MAX, 6
+    times = karras_times("test", LINEAR, steps, 7.0)
+    by_hand = [(high ** (1 / 7) + i / 5 * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in range(6)]  # Eq. 5
+    np.testing.assert_allclose(LINEAR.sigma(times[:-1]), by_hand, rtol=1e-9)
+    assert times[-1] == 0
+
+
+def test_churn_adds_noise_before_each_step_of_heun():
+    o, churn, steps = mixture(), 3.0, 10
+    step = next(sd.heun_steps(o.diffusion, o, (5, 1), np.random.default_rng(4), steps, churn))
+    times, replay = karras_times("test", LINEAR, steps, 7.0), np.random.default_rng(4)
+    sigma, sigma_s = LINEAR.sigma(times[:2])
+    y = replay.standard_normal((5, 1)) * np.sqrt(1 + sigma**2)
+    more = sigma * (1 + churn / steps)
+    y = y + np.sqrt(more**2 - sigma**2) * replay.standard_normal((5, 1))
+
+    def eps(y, sigma):
+        return o.eps(y / np.sqrt(1 + sigma**2), LINEAR.time(sigma))
+
+    d = eps(y, more)
+    y = y + (sigma_s - more) * (d + eps(y + (sigma_s - more) * d, sigma_s)) / 2
+    np.testing.assert_allclose(step.x, y / np.sqrt(1 + sigma_s**2), rtol=1e-9)
+
+
+def test_the_corrector_takes_the_step_of_algorithm_5():
+    o, snr = mixture(), 0.2
+    got = next(sd.pc_steps(o.diffusion, o, (6, 1), np.random.default_rng(8), 2, snr))
+    replay = np.random.default_rng(8)
+    predicted = next(sd.ddpm_steps(o.diffusion, o, (6, 1), replay, 2)).x  # draws x_T and the predictor's noise
+    z, g = replay.standard_normal((6, 1)), o.score(predicted, 500)
+    step = 2 * LINEAR.alpha[500] * (snr * np.abs(z).mean() / np.abs(g).mean()) ** 2
+    np.testing.assert_allclose(got.x, predicted + step * g + np.sqrt(2 * step) * z, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", sd.SAMPLERS)
@@ -159,7 +222,9 @@ def test_networks_of_float32_take_part_at_real_t(name):
         seen.append(out.dtype)
         return out
 
-    x = last(sd.SAMPLERS[name].run(sd.GaussianDiffusion(LINEAR), model, (3, 2), np.random.default_rng(0), steps=5)).x
+    x = last(
+        sd.SAMPLERS[name].run(sd.GaussianDiffusion(LINEAR), model, (3, 2), np.random.default_rng(0), **in_steps(name, 5))
+    ).x
     assert set(seen) == {np.dtype(np.float32)} and x.dtype == np.float64 and np.isfinite(x).all()
 
 
@@ -168,20 +233,20 @@ def test_networks_of_float32_take_part_at_real_t(name):
 
 def test_on_all_steps_ancestral_sampling_is_algorithm_2_bit_for_bit():
     o = mixture()
-    whole = sd.sample_ddpm(o.diffusion, o, (4, 1), np.random.default_rng(5), clip=False)
-    named = sd.sample_ddpm(o.diffusion, o, (4, 1), np.random.default_rng(5), clip=False, steps=1000)
+    whole = sd.sample_ddpm(o.diffusion, o, (4, 1), np.random.default_rng(5))
+    named = sd.sample_ddpm(o.diffusion, o, (4, 1), np.random.default_rng(5), steps=1000)
     rng = np.random.default_rng(5)
     x = rng.standard_normal((4, 1))
     for t in range(1000, 0, -1):
-        mean, logvar = o.diffusion.p_mean_logvar(o, x, t, clip=False)
+        mean, logvar = o.diffusion.p_mean_logvar(o, x, t)
         x = mean + np.exp(0.5 * logvar) * (rng.standard_normal((4, 1)) if t > 1 else 0.0)
     assert np.array_equal(whole, x) and np.array_equal(named, x)
 
 
 def test_on_a_part_of_the_steps_ancestral_sampling_is_ddim_with_eta_1():
     o = mixture()
-    ddpm = sd.sample_ddpm(o.diffusion, o, (5, 1), np.random.default_rng(1), clip=False, steps=30)
-    ddim = sd.sample_ddim(o.diffusion, o, (5, 1), np.random.default_rng(1), steps=30, eta=1.0, clip=False)
+    ddpm = sd.sample_ddpm(o.diffusion, o, (5, 1), np.random.default_rng(1), steps=30)
+    ddim = sd.sample_ddim(o.diffusion, o, (5, 1), np.random.default_rng(1), steps=30, eta=1.0)
     np.testing.assert_allclose(ddpm, ddim, atol=1e-10)
 
 
@@ -221,9 +286,9 @@ def test_the_corrector_mends_what_a_wrong_predictor_left():
     (lambda d, run: run(sd.ddpm_steps, steps=0), "ddpm_steps: steps must lie in 1..1000, got 0"),
     (lambda d, run: run(sd.pc_steps, steps=1001), "pc_steps: steps must lie in 1..1000, got 1001"),
     (lambda d, run: run(sd.pc_steps, snr=0), "pc_steps: snr must be positive, got 0"),
-    (lambda d, run: run(sd.heun_steps, steps=0), "heun_steps: steps must be 1 or more and rho positive, got 0 and 7.0"),
+    (lambda d, run: run(sd.heun_steps, steps=0), "heun_steps: steps must be 1 or more and rho positive, got steps 0, rho 7.0"),
     (lambda d, run: run(sd.heun_steps, churn=-1), "heun_steps: churn must not be negative, got -1"),
-    (lambda d, run: run(sd.heun_steps, rho=-1), "heun_steps: .* got 20 and -1"),
+    (lambda d, run: run(sd.heun_steps, rho=-1), "heun_steps: .* got steps 20, rho -1"),
     (lambda d, run: run(sd.dpm_steps, steps=1.5), "dpm_steps: steps must be 1 or more"),
     (lambda d, run: run(sd.ode_steps, rtol=0), "ode_steps: rtol must be positive, got 0"),
 ])  # fmt: skip
@@ -236,11 +301,13 @@ def test_bad_settings_are_refused_at_the_call(call, message):
 @pytest.mark.parametrize("name", sd.SAMPLERS)
 def test_samplers_refuse_shapes_without_a_sample_at_the_call(name):
     with pytest.raises(ValueError, match=r"_steps: shape must be \(N, ...\)"):
-        sd.SAMPLERS[name].run(sd.GaussianDiffusion(LINEAR), lambda x, t: x, (3,), np.random.default_rng(0), steps=2)
+        sd.SAMPLERS[name].run(
+            sd.GaussianDiffusion(LINEAR), lambda x, t: x, (3,), np.random.default_rng(0), **in_steps(name, 2)
+        )
 
 
 @pytest.mark.parametrize("name", sd.SAMPLERS)
 def test_where_nothing_of_the_data_is_left_at_T_every_sampler_still_runs(name):
     schedule = sd.zero_terminal_snr(LINEAR)
     o = mixture("v", schedule)
-    assert np.isfinite(draw(name, o, 4, steps=10)).all()
+    assert np.isfinite(draw(name, o, 4, **in_steps(name, 10))).all()

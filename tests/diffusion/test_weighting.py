@@ -71,7 +71,7 @@ def test_importance_sampling_is_unbiased_and_varies_less_than_uniform_t():
     def constant(xt, t):
         return np.full_like(xt, 0.25)
 
-    want = diffusion.bound(constant, x0[:1], np.random.default_rng(0), images=False).nats[:-1].sum() / (2 * np.log(2))
+    want = diffusion.bound(constant, x0[:1], np.random.default_rng(0)).nats[:-1].sum() / (2 * np.log(2))
     times, rng = sd.ImportanceTimes(12), np.random.default_rng(1)
     for _ in range(10):
         times.update(np.arange(1, 13), rng.uniform(0.1, 1, 12))  # any probabilities will do: the weights make up for them
@@ -80,7 +80,7 @@ def test_importance_sampling_is_unbiased_and_varies_less_than_uniform_t():
     np.testing.assert_allclose(weight, 1 / times.probabilities()[t - 1])
 
     def estimates(times):
-        return np.array([sd.vlb_loss(diffusion, constant, x0, rng, times=times, images=False).item() for _ in range(200)])
+        return np.array([sd.vlb_loss(diffusion, constant, x0, rng, times=times).item() for _ in range(200)])
 
     uniform = estimates(None)
     learned = estimates(times)[20:]  # by then it has met the true losses

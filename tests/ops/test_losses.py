@@ -1,7 +1,6 @@
 """The losses against sums written out and SciPy's log-softmax."""
 
 import math
-
 import re
 
 import numpy as np
