@@ -76,8 +76,9 @@ def main(run_folder=None, data=None, seconds=30.0, seed=0, out="runs/oracle", di
         )
     over = np.array(learned) - floor  # the same noise for both, so the difference is far more exact than either
     axes = dict(xlabel="t", ylabel="mean squared error of eps")
-    losses = {"untrained": (times, untrained), f"after {step.step} steps": (times, learned), "floor": (times, floor)}
-    save_curves(out / "floor.png", [dict(curves=losses, title="The loss at each t", **axes),
+    losses = {"untrained": (times, untrained), f"after {step.step} steps": (times, learned)}
+    best_possible = {"floor": (times, floor)}
+    save_curves(out / "floor.png", [dict(curves=losses, references=best_possible, title="The loss at each t", **axes),
                                     dict(curves={"learned": (times, over)}, title="Above the floor by", **axes)],
                 "Eight Gaussians")  # fmt: skip
     for t, one, best_of_all in list(zip(times, learned, floor))[::4]:

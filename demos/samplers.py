@@ -105,8 +105,9 @@ def main(run_folder=None, samples=300, guidance=0.0, seed=0, out="runs/samplers"
         found = [run(name, diffusion, oracle, (n, 2), seed, **chosen) for chosen in settings(name, budgets)]
         rows[name] = [(asked, distance(x, data)) for x, asked in found]
     curves = {name: tuple(zip(*row)) for name, row in rows.items()}
-    curves["exact draws"] = ([min(budgets), max(budgets)], [floor, floor])
-    save_curves(out / "quality.png", [dict(curves=curves, xlabel="network evaluations", ylabel="sliced Wasserstein distance",
+    references = {"exact draws": ([min(budgets), max(budgets)], [floor, floor])}
+    save_curves(out / "quality.png", [dict(curves=curves, references=references, xlabel="network evaluations",
+                                           ylabel="sliced Wasserstein distance",
                                            title="Eight Gaussians, exact denoiser")])  # fmt: skip
     text = table({k: [(a, f"{q:.3f}") for a, q in row] for k, row in rows.items()}, "sliced Wasserstein distance")
     text += f"exact draws {floor:.3f}; slopes of the error: " + ", ".join(f"{k} {v:.2f}" for k, v in slopes.items()) + "\n"
@@ -129,12 +130,14 @@ def main(run_folder=None, samples=300, guidance=0.0, seed=0, out="runs/samplers"
     frechet = {name: ([a for a, _ in row], [j.frechet for _, j in row]) for name, row in rows.items()}
     sure = {name: ([a for a, _ in row], [j.confident for _, j in row]) for name, row in rows.items()}
     ends = [5, 50]
-    frechet["exact draws (training digits)"] = (ends, [digits.frechet] * 2)
-    sure["exact draws (training digits)"] = (ends, [digits.confident] * 2)
+    real = {"training digits": (ends, [digits.frechet] * 2)}
+    real_sure = {"training digits": (ends, [digits.confident] * 2)}
     axis = "network evaluations"
-    save_curves(out / "digits.png", [dict(curves=frechet, xlabel=axis, ylabel="Fréchet distance", ylim=(0.1, 3),
+    save_curves(out / "digits.png", [dict(curves=frechet, references=real, xlabel=axis, ylabel="Fréchet distance",
+                                          ylim=(0.1, 3),
                                           title="Low is good"),
-                                     dict(curves=sure, xlabel=axis, ylabel="share of confident", yscale="linear",
+                                     dict(curves=sure, references=real_sure, xlabel=axis, ylabel="share of confident",
+                                          yscale="linear",
                                           title="Share of which the classifier is sure")],
                 f"Digits, guidance {guidance:g}")  # fmt: skip
     both = {k: [(a, f"{j.frechet:.2f} {j.confident:.0%}") for a, j in row] for k, row in rows.items()}

@@ -5,7 +5,7 @@
 Takes under a minute on two cores. --data: swiss_roll, s_curve, moons, circles, spirals, checkerboard, pinwheel,
 gaussians or text:ABC. Expect a loss that falls from 1 and levels off well above 0 (nobody can tell all noise from data),
 and samples that lie along the data. Writes to --out: samples.npy (2000, 2), forward.png, field.png, reverse.gif, loss.png,
-floor.png.
+floor.png, model.npz.
 """
 
 # %%
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import scratchdiff as sd
+from scratchdiff.checkpoint import save_checkpoint
 from scratchdiff.diffusion import loss_at
 from scratchdiff.plots import cloud_frame, save_clouds, save_curves, save_field, save_gif, save_loss
 from scratchdiff.progress import watch_sampling, watch_training
@@ -42,6 +43,8 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
     ema = sd.EMA(model.parameters(), TOY["ema"])
     steps = train(model, diffusion, points, adam, ema, rng, seconds=seconds, batch_size=TOY["batch_size"])
     losses = [step.loss for step in watch_training(steps)]
+    recipe = TOY | dict(data=f"toy:{data}", seconds=seconds, seed=seed)
+    save_checkpoint(out / "model.npz", model, ema, adam, rng, len(losses), recipe)
     save_loss(out / "loss.png", losses)
 
     with ema.applied():
@@ -60,8 +63,9 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
         steps = np.unique(np.geomspace(1, 1000, 13).round().astype(int))
         floor = [oracle.floor(int(t), 400, rng) for t in steps]
         learned = [loss_at(diffusion, model, points[:20_000], int(t), rng) for t in steps]
-        curves = {"learned": (steps, learned), "floor: a perfect denoiser": (steps, floor)}
-        save_curves(out / "floor.png", [dict(curves=curves, xlabel="t", ylabel="mean squared error of eps",
+        curves, references = {"learned": (steps, learned)}, {"floor: a perfect denoiser": (steps, floor)}
+        save_curves(out / "floor.png", [dict(curves=curves, references=references, xlabel="t",
+                                             ylabel="mean squared error of eps",
                                              title="The loss at each t, and the least it can be")])  # fmt: skip
 
         # %% Reverse (DDIM): start from N(0, I) and follow it, a little less noise at each of 100 steps.
@@ -71,6 +75,7 @@ def main(data="swiss_roll", seed=0, out="runs/toy2d", seconds=40.0, n=2000):
     np.save(out / "samples.npy", x)
     save_gif(out / "reverse.gif", [cloud_frame(m.x, f"t = {m.t}") for m in moments[1::2]])
     print(f"{len(losses)} steps, loss {np.mean(losses[-500:]):.4f}; {n} points in {out}/samples.npy")
+    print(f"`scratchdiff sample {out}` draws more")
     return x
 
 

@@ -16,6 +16,7 @@ The files are chapters, and each imports only from the ones before it:
     train.py        the loop
     checkpoint.py   a run on disk
     metrics.py      how good are the digits?
+    weights/        a trained denoiser that comes with the package
     progress.py     progress bars
     runs.py         a run's folder
     plots.py        pictures
@@ -63,14 +64,20 @@ from scratchdiff.optim import EMA, Adam
 __version__ = "0.1.0"
 
 __all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "SAMPLERS", "Schedule", "Tape",
-           "Tensor", "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps", "diffusion",
-           "dpm_steps", "gradcheck", "guided", "heun_steps", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn",
-           "ode_log_prob", "ode_steps", "op", "ops", "pc_steps", "quadratic_schedule", "sample_ddim", "sample_ddpm",
-           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "Tensor", "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps",
+           "diffusion", "dpm_steps", "gradcheck", "guided", "heun_steps", "jsd_schedule", "linear_schedule",
+           "min_snr_weights", "nn", "ode_log_prob", "ode_steps", "op", "ops", "pc_steps", "pretrained",
+           "quadratic_schedule", "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule",
+           "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+
+
+LAZY = "checkpoint", "kernels", "metrics", "optim", "plots", "recipes", "runs", "trace", "train", "weights"
 
 
 def __getattr__(name):
     """`sd.metrics` and `sd.plots` bring in SciPy and matplotlib, so they are imported when first asked for."""
-    if name in ("checkpoint", "kernels", "metrics", "optim", "plots", "recipes", "runs", "trace", "train"):
+    if name in LAZY:
         return import_module(f"scratchdiff.{name}")
+    if name == "pretrained":
+        return import_module("scratchdiff.weights.pretrained").pretrained
     raise AttributeError(f"module 'scratchdiff' has no attribute {name!r}")

@@ -1,10 +1,12 @@
-"""The command line: `scratchdiff train | sample | evaluate | gradcheck`, also as `python -m scratchdiff`.
+"""The command line: `scratchdiff train | sample | evaluate | gradcheck | info`, also as `python -m scratchdiff`.
 
 Whatever goes wrong ends in one line on stderr and exit code 2; Ctrl-C and SIGTERM end in 130 and 143.
 """
 
 import argparse
 import json
+import os
+import platform
 import re
 import shlex
 import sys
@@ -14,22 +16,26 @@ from pathlib import Path
 
 import numpy as np
 
+import scratchdiff
+from scratchdiff import kernels
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import claimed, load_checkpoint, restore, save_checkpoint
 from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, ode_log_prob
-from scratchdiff.diffusion.gaussian import VARIANCES
+from scratchdiff.diffusion.gaussian import PREDICTIONS, VARIANCES
 from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
-from scratchdiff.recipes import TOY, YARDSTICK, build, with_variance
+from scratchdiff.recipes import LOSSES, MNIST, SCHEDULES, TOY, YARDSTICK, build, build_loss, with_variance
 from scratchdiff.runs import CHECKPOINT, draw, examples, load_data, load_images, load_run
 from scratchdiff.train import train
 
 
 def main(argv=None) -> int:
     """Run one command; return the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser().parse_args(argv)
+    args.argv = argv
     try:
         return args.command(args) or 0
     except KeyboardInterrupt:
@@ -48,9 +54,11 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="scratchdiff", description="Denoising diffusion from scratch, on the CPU.")
     commands = p.add_subparsers(required=True, metavar="COMMAND")
 
-    c = commands.add_parser("train", help="train a denoiser; the run goes into a folder")
-    c.add_argument("data", help="mnist, toy:NAME (such as toy:moons, toy:text:ABC), or an .npy file of images "
-                                "(N, H, H, 1 or 3), uint8 or floats in [-1, 1]")  # fmt: skip
+    c = commands.add_parser("train", help="train a denoiser; the run goes into a folder",
+                            epilog="example: scratchdiff train mnist --steps 3000 --predict eps --out runs/eps")  # fmt: skip
+    c.add_argument("data", help="mnist, toy:NAME (such as toy:moons, toy:text:ABC), an .npy file of images "
+                                "(N, H, H, 1 or 3), uint8 or floats in [-1, 1], or a folder of PNG or JPEG")  # fmt: skip
+    c.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="of a folder's pictures (32)")
     c.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/ and the data's name)")
     c.add_argument("--steps", type=positive_int, default=5000, help="of training in all (%(default)s)")
     c.add_argument("--save-every", type=positive_int, default=500, metavar="N", help="steps (%(default)s)")
@@ -58,13 +66,28 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0)
     c.add_argument("--variance", choices=VARIANCES, default="fixed_small", help="of p(x_{t-1} | x_t): one of two fixed "
                    "ones, or learned with L_hybrid, which costs fewer bits (%(default)s)")  # fmt: skip
+    keys = "lr", "batch_size", "schedule", "predict", "ema"
+    both = {key: f"{MNIST[key]} for images, {TOY[key]} for points" for key in keys}
+    c.add_argument("--lr", type=float, help=f"learning rate ({both['lr']})")
+    c.add_argument("--batch-size", type=positive_int, metavar="N", help=f"({both['batch_size']})")
+    c.add_argument("--accumulate", type=positive_int, metavar="N", help="batches to a step (1)")
+    c.add_argument("--schedule", choices=SCHEDULES, help=f"of the noise ({both['schedule']})")
+    c.add_argument("--predict", choices=PREDICTIONS, help=f"what the network predicts ({both['predict']})")
+    c.add_argument("--loss", choices=LOSSES, help="(simple)")
+    c.add_argument("--channels", type=positive_int, metavar="N", help="of the U-Net's first level, or the width of the MLP "
+                   f"({MNIST['network_args']['ch']} for images, {TOY['network_args']['width']} for points)")  # fmt: skip
+    c.add_argument("--ema", type=float, metavar="DECAY", help=f"of the averaged weights ({both['ema']})")
+    c.add_argument("--label-dropout", type=float, metavar="P", help="the share of labels hidden in training (0.1)")
     c.add_argument("--resume", action="store_true", help="go on from the run's checkpoint, as if it had never stopped")
     c.set_defaults(command=run_train)
 
     samplers = "samplers:\n" + "\n".join(f"  {name:<12}{sampler.what}" for name, sampler in SAMPLERS.items())
-    table = dict(formatter_class=argparse.RawDescriptionHelpFormatter, epilog=samplers)
-    c = commands.add_parser("sample", help="draw samples from a run", **table)
-    c.add_argument("run", metavar="RUN", help="folder with a model.npz")
+    raw = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
+    example = "\n\nexample: scratchdiff sample mnist --label 7 -n 8"
+    c = commands.add_parser("sample", help="draw samples from a run", epilog=samplers + example, **raw)
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz, or mnist: the weights that come with the package")
+    c.add_argument("--label", type=count, help="of a run with classes: draw only this one (default: each in turn)")
+    c.add_argument("--out", metavar="DIR", help="where to write (default: the run's folder)")
     c.add_argument("-n", type=positive_int, default=64, help="how many (%(default)s)")
     add_sampler(c)
     c.add_argument("--seed", type=int, default=0)
@@ -74,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
                             description="Draw digits, judge them (Fréchet distance, confidence, balance, nearest digit);\n"
                             "then print the variational bound on -log p(x) in bits/dim, and draw it by t in bound.png.\n"
                             "Points are of their toy set, drawn anew; an .npy run is judged on its own images.",
-                            **table)  # fmt: skip
+                            epilog=f"{samplers}\n\nexample: scratchdiff evaluate runs/mnist --bound 0", **raw)  # fmt: skip
     c.add_argument("run", metavar="RUN", help="folder with a model.npz, or an .npy file of 28 × 28 grey images to judge")
     c.add_argument("-n", type=count, default=1000, help="samples to draw, or 0 (%(default)s)")
     add_sampler(c)
@@ -89,10 +112,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_evaluate)
 
-    c = commands.add_parser("gradcheck", help="every op's gradient against finite differences")
+    c = commands.add_parser("gradcheck", help="every op's gradient against finite differences",
+                            epilog="example: scratchdiff gradcheck --param 'down.0.conv1.w[0,0,3,2]'")  # fmt: skip
     c.add_argument("--param", metavar="NAME[INDEX]", help='one number of the yardstick U-Net, "down.0.conv1.w[0,0,3,2]"')
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_gradcheck)
+
+    c = commands.add_parser("info", help="versions, processor, BLAS, threads: for a bug report",
+                            epilog="example: scratchdiff info")  # fmt: skip
+    c.set_defaults(command=run_info)
     return p
 
 
@@ -125,10 +153,20 @@ def run_train(args) -> int:
     if args.resume and not path.exists():
         raise FileNotFoundError(f"train: there is no {path} to resume")
     rng = np.random.default_rng(args.seed)
-    data, labels, recipe = load_data(args.data, args.data_dir, rng)
-    recipe = with_variance(recipe, args.variance)
+    data, labels, recipe = load_data(args.data, args.data_dir, rng, args.image_size)
+    recipe = with_variance(with_options(recipe, args), args.variance)
     with claimed(out):
         return train_run(args, path, data, labels, recipe, rng)
+
+
+def with_options(recipe: dict, args) -> dict:
+    """The recipe with what the command line sets."""
+    keys = ("lr", "batch_size", "accumulate", "schedule", "predict", "loss", "ema", "label_dropout")
+    recipe = recipe | {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
+    if args.channels:
+        width = "width" if recipe["network"] == "MLP" else "ch"
+        recipe["network_args"] = recipe["network_args"] | {width: args.channels}
+    return recipe
 
 
 def train_run(args, path, data, labels, recipe, rng) -> int:
@@ -149,11 +187,12 @@ def train_run(args, path, data, labels, recipe, rng) -> int:
 
     print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; in {path.parent}")
     began = time.perf_counter() - seconds
-    limits = dict(steps=args.steps, start=start, batch_size=recipe["batch_size"])
-    steps = train(model, diffusion, data, adam, ema, rng, labels=labels, **limits)
+    limits = dict(steps=args.steps, start=start, batch_size=recipe["batch_size"], accumulate=recipe["accumulate"])
+    loss = build_loss(recipe, diffusion)
+    steps = train(model, diffusion, data, adam, ema, rng, labels=labels, loss=loss, **limits)
     with polite_stop() as stop:
-        for done, loss, *_ in watch_training(steps):
-            losses.append(loss)
+        for done, value, *_ in watch_training(steps):
+            losses.append(value)
             stopped = stop.signal  # asked once: a signal that comes while saving is seen after the next step
             if done % args.save_every == 0 or done == args.steps or stopped:
                 save_checkpoint(path, model, ema, adam, rng, done, settings, time.perf_counter() - began, losses)
@@ -177,18 +216,17 @@ def check_same(path, was: dict, settings: dict) -> None:
 
 def again(args) -> list[str]:
     """The command that goes on with a run."""
-    where = ["--out", args.out] if args.out else []
-    where += ["--data-dir", args.data_dir] if args.data_dir else []
-    numbers = ["--steps", str(args.steps), "--save-every", str(args.save_every), "--seed", str(args.seed)]
-    return ["scratchdiff", "train", args.data, *where, *numbers, "--variance", args.variance, "--resume"]
+    return ["scratchdiff", *args.argv, *([] if args.resume else ["--resume"])]
 
 
 def run_sample(args) -> None:
-    """Write samples.npy and samples.png into the run's folder."""
+    """Write samples.npy and samples.png into --out, or the run's folder."""
     from scratchdiff.plots import save_clouds, save_images
 
-    x = draw(args.run, args.n, np.random.default_rng(args.seed), args.sampler, args.steps, args.eta, args.guidance)
-    out = Path(args.run)
+    rng = np.random.default_rng(args.seed)
+    x = draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance, args.label)
+    out = Path(args.out or (args.run if Path(args.run).is_dir() else f"runs/pretrained_{args.run}"))
+    out.mkdir(parents=True, exist_ok=True)
     if x.ndim == 2:
         save_clouds(out / "samples.png", [x], [f"{len(x)} samples"])
     else:
@@ -224,7 +262,7 @@ def print_bound(args) -> None:
 
     model, diffusion, settings = load_run(args.run)
     rng = np.random.default_rng(args.seed)
-    x0, labels, name = examples(settings["data"], args.bound, args.data_dir, rng)
+    x0, labels, name = examples(settings["data"], args.bound, args.data_dir, rng, settings["network_args"].get("image_size"))
     classes = settings["network_args"].get("num_classes")
     told = bool(classes) and labels is not None and not args.hide_labels
     parts = []
@@ -252,7 +290,7 @@ def print_likelihood(args) -> None:
 
     model, diffusion, settings = load_run(args.run)
     rng = np.random.default_rng(args.seed)
-    x0, labels, name = examples(settings["data"], args.ode, args.data_dir, rng)
+    x0, labels, name = examples(settings["data"], args.ode, args.data_dir, rng, settings["network_args"].get("image_size"))
     points = x0.ndim == 2
     x0 = (x0 if points else dequantised(x0, rng)).astype(model.dtype)
     told = bool(settings["network_args"].get("num_classes")) and labels is not None and not args.hide_labels
@@ -306,7 +344,7 @@ def check_parameter(text: str, rng) -> None:
     p = parameters[name]
     index = tuple(int(i) for i in match[2].replace(" ", "").split(",") if i) if match else ()
     if len(index) != p.ndim or any(i >= n for i, n in zip(index, p.shape)):
-        raise ValueError(f"gradcheck: {name} has shape {p.shape}; give one index a axis, got {text!r}")
+        raise ValueError(f"gradcheck: {name} has shape {p.shape}; give one index per axis, got {text!r}")
 
     x0 = rng.standard_normal((2, 28, 28, 1))
     _, diffusion = build(TOY | dict(predict="eps"), rng)
@@ -330,3 +368,36 @@ def check_parameter(text: str, rng) -> None:
         error = abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-300)
         print(f"{h:>8.0e}{numeric:>24.12e}{error:>18.1e}  {'▇' * max(0, round(14 + np.log10(error + 1e-16)))}")
     print("\nThe error falls as h² while truncation rules, and rises as 1/h once rounding does.")
+
+
+def run_info(args) -> None:
+    """Print what a bug report should say about this machine and installation."""
+    import numba
+    import scipy
+
+    from scratchdiff.kernels.compiling import cache_folder
+    from scratchdiff.kernels.threads import blas_cores
+
+    cores = ", ".join(f"{owner}'s OpenBLAS uses {core} kernels" for owner, core in blas_cores().items())
+    rows = {
+        "scratchdiff": f"{scratchdiff.__version__}, in {Path(scratchdiff.__file__).parent}",
+        "Python": f"{platform.python_version()}, {platform.platform()}",
+        "packages": f"NumPy {np.__version__}, SciPy {scipy.__version__}, Numba {numba.__version__}",
+        "processor": f"{processor()}, {os.cpu_count()} cores",
+        "BLAS": cores,
+        "threads": f"{numba.get_num_threads()} of Numba, BLAS one in each",
+        "kernels": kernels.mode(),
+        "cache": str(cache_folder()),
+    }
+    for name, value in rows.items():
+        print(f"{name:<12} {value}")
+
+
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"model name\s*: (.*)", text)
+    return found[1] if found else platform.machine()

@@ -1,4 +1,4 @@
-"""How good are the digits? A small classifier looks at them, and four numbers say what it sees.
+"""How good are the digits? A small classifier gives them features, and six numbers compare these with those of real digits.
 
 The classifier is built from this package's own layers and trained on the full MNIST training set by demos/classifier.py;
 its weights lie beside this file. Its last hidden layer serves as the space of features in which sets of images are
@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+from scipy.spatial import cKDTree
 
 from scratchdiff import ops
+from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.data import mnist
 from scratchdiff.nn import Conv2d, GroupNormSiLU, Linear, Module
 
@@ -53,13 +55,13 @@ def load_classifier() -> DigitClassifier:
     return classifier
 
 
-def look(images) -> tuple[np.ndarray, np.ndarray]:
-    """What the classifier makes of images (N, 28, 28, 1) in [−1, 1]: (features (N, 96) float64, probabilities (N, 10)).
+def classify(images) -> tuple[np.ndarray, np.ndarray]:
+    """(features (N, 96) float64, class probabilities (N, 10)) of images (N, 28, 28, 1) in [−1, 1], by the classifier.
 
     Raises ValueError for other shapes or values that are not finite."""
     images = np.asarray(images, np.float32)
-    if images.ndim != 4 or images.shape[1:] != (28, 28, 1) or len(images) == 0 or not np.isfinite(images).all():
-        raise ValueError(f"look: needs finite images of shape (N, 28, 28, 1), N >= 1, got {images.shape}")
+    usable = images.ndim == 4 and images.shape[1:] == (28, 28, 1) and len(images) > 0 and np.isfinite(images).all()
+    require(usable, f"classify: needs finite images of shape (N, 28, 28, 1), N >= 1, got {images.shape}")
     classifier = load_classifier()
     parts = [classifier.features(images[i : i + 500]) for i in range(0, len(images), 500)]
     logits = np.concatenate([ops.softmax(classifier.dense(part)).data for part in parts])
@@ -74,8 +76,8 @@ def frechet_distance(a, b) -> float:
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1] and min(len(a), len(b)) >= 2
-    if not fits or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise ValueError(f"frechet_distance: needs finite (n, d) and (m, d) with n, m >= 2, got {a.shape} and {b.shape}")
+    finite = np.isfinite(a).all() and np.isfinite(b).all()
+    require(fits and finite, "frechet_distance: needs finite (n, d) and (m, d) with n, m >= 2", a=a, b=b)
     cov_a, cov_b = np.atleast_2d(np.cov(a.T)), np.atleast_2d(np.cov(b.T))
     # (C_a C_b)^½ has the trace of (√C_a C_b √C_a)^½, whose argument is symmetric: its eigenvalues are real and ≥ 0
     root_a = symmetric_sqrt(cov_a)
@@ -90,6 +92,27 @@ def symmetric_sqrt(c: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
+def precision_recall(samples, real, k: int = 3) -> tuple[float, float]:
+    """(precision, recall) of features by k-nearest-neighbour manifolds   (Kynkäänniemi et al. 2019, Eq. 1 and 2).
+
+    samples: (n, d), real: (m, d). The manifold of a set is the union of balls around its points; the radius of a ball is
+    the distance to the k-th nearest other point of the set. Precision is the share of samples in the manifold of the real
+    points (are they realistic?), recall the share of real points in the manifold of the samples (is everything covered?).
+    Both depend on n and m, so compare equal numbers only. Raises ValueError for other shapes, or k points or fewer.
+    """
+    samples, real = np.asarray(samples, np.float64), np.asarray(real, np.float64)
+    require_positive_integers("precision_recall", k=k)
+    fit = samples.ndim == real.ndim == 2 and samples.shape[1] == real.shape[1] and min(len(samples), len(real)) > k
+    require(fit, f"precision_recall: needs (n, d) and (m, d) with n, m > k = {k}", samples=samples, real=real)
+
+    def share_inside(points, of):
+        tree = cKDTree(of)
+        radius = tree.query(of, k + 1)[0][:, k]  # the nearest point of the set is the point itself
+        return float(np.mean([(np.linalg.norm(of - x, axis=1) <= radius).any() for x in points]))
+
+    return share_inside(samples, real), share_inside(real, samples)
+
+
 def nearest_digits(samples, digits) -> tuple[np.ndarray, np.ndarray]:
     """For each sample the index of the nearest of the digits and the distance to it, root mean square over pixels.
 
@@ -97,8 +120,8 @@ def nearest_digits(samples, digits) -> tuple[np.ndarray, np.ndarray]:
     Raises ValueError if there are none of either, or their sizes differ.
     """
     samples, digits = np.asarray(samples), np.asarray(digits)
-    if samples.ndim < 2 or samples.shape[1:] != digits.shape[1:] or not len(samples) or not len(digits):
-        raise ValueError(f"nearest_digits: needs images of one size, got {samples.shape} and {digits.shape}")
+    fit = samples.ndim >= 2 and samples.shape[1:] == digits.shape[1:] and len(samples) and len(digits)
+    require(fit, "nearest_digits: needs images of one size", samples=samples, digits=digits)
     s, d = samples.reshape(len(samples), -1).astype(np.float64), digits.reshape(len(digits), -1).astype(np.float64)
     squared = np.square(s).sum(1)[:, None] - 2 * s @ d.T + np.square(d).sum(1)  # ‖s − d‖²
     nearest = squared.argmin(1)
@@ -106,11 +129,14 @@ def nearest_digits(samples, digits) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Judgement(NamedTuple):
-    """What `judge` found: frechet distance; the share of samples of whose class the classifier is sure (p > 0.9); classes,
-    the share of each digit; balance, their entropy over that of equal shares (1 is perfect, 0 a single class); nearest,
-    the distances to the nearest training digit."""
+    """What `judge` found: frechet, the Fréchet distance; precision and recall against as many real digits as there are
+    samples; confident, the share of samples with a class of probability above 0.9; classes, the share of each digit;
+    balance, their entropy over that of equal shares (1 is perfect, 0 a single class); nearest, the distances to the
+    nearest reference digit."""
 
     frechet: float
+    precision: float
+    recall: float
     confident: float
     classes: np.ndarray
     balance: float
@@ -119,19 +145,29 @@ class Judgement(NamedTuple):
     def __str__(self):
         classes = " ".join(f"{share:.0%}" for share in self.classes)
         return (
-            f"Fréchet distance {self.frechet:.2f} · confident {self.confident:.1%} · balance {self.balance:.3f} "
-            f"(0–9: {classes}) · nearest training digit, median distance {np.median(self.nearest):.3f}"
+            f"Fréchet distance {self.frechet:.2f} · precision {self.precision:.1%} · recall {self.recall:.1%} · "
+            f"confident {self.confident:.1%} · balance {self.balance:.3f} "
+            f"(0–9: {classes}) · nearest reference digit, median distance {np.median(self.nearest):.3f}"
         )
 
 
-def judge(samples, digits=None) -> Judgement:
-    """Judge samples (N, 28, 28, 1) in [−1, 1], N ≥ 2, against digits (default: the embedded training digits)."""
+def judge(samples, digits=None, seed: int = 0) -> Judgement:
+    """Judge samples (N, 28, 28, 1) in [−1, 1], N ≥ 2, against reference digits (default: the 10,000 embedded ones).
+
+    The Fréchet distance is to all reference digits; precision and recall are against N of them (at most), drawn by seed,
+    and NaN for fewer than four samples, which have no third neighbour."""
     digits = mnist()[0] if digits is None else digits
-    features, probabilities = look(samples)
+    features, probabilities = classify(samples)
+    real = classify(digits)[0]
+    some = np.random.default_rng(seed).permutation(len(real))[: len(features)]
+    enough = min(len(features), len(real)) > 3
+    precision, recall = precision_recall(features, real[some]) if enough else (np.nan, np.nan)
     classes = np.bincount(probabilities.argmax(1), minlength=10) / len(samples)
     seen = classes[classes > 0]
     return Judgement(
-        frechet=frechet_distance(features, look(digits)[0]),
+        frechet=frechet_distance(features, real),
+        precision=precision,
+        recall=recall,
         confident=float((probabilities.max(1) > CONFIDENT).mean()),
         classes=classes,
         balance=float(-(seen * np.log(seen)).sum() / np.log(10)) + 0.0,

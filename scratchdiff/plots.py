@@ -281,19 +281,19 @@ def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -
 def save_curves(path, panels: list[dict], title="") -> None:
     """Write panels of curves side by side, both axes logarithmic.
 
-    A panel: curves, {label: (x, y)}, those whose label begins with "exact" or "floor" black and dashed; xlabel, ylabel,
-    title; and if wanted xscale or yscale. Raises ValueError if there is no panel."""
+    A panel: curves, {label: (x, y)}; references, {label: (x, y)}, what the curves are compared with, drawn black and
+    dashed; xlabel, ylabel, title; and if wanted xscale, yscale or ylim. Raises ValueError if there is no panel."""
     if not panels:
         raise ValueError("save_curves: no panels")
     fig = Figure(figsize=(6.2 * len(panels), 4.4), layout="constrained")
     for k, panel in enumerate(panels):
         ax = fig.add_subplot(1, len(panels), k + 1)
         for label, (x, y) in panel["curves"].items():
-            known = label.startswith(("exact", "floor"))
-            style = dict(color="black", linestyle="--", linewidth=1.2) if known else dict(marker="o", markersize=3.5)
-            ax.plot(x, y, label=label, **style)
+            ax.plot(x, y, label=label, marker="o", markersize=3.5)
+        for label, (x, y) in panel.get("references", {}).items():
+            ax.plot(x, y, label=label, color="black", linestyle="--", linewidth=1.2)
         ax.set(xscale="log", yscale="log")
-        ax.set(**{key: value for key, value in panel.items() if key != "curves"})
+        ax.set(**{key: value for key, value in panel.items() if key not in ("curves", "references")})
         ax.grid(alpha=0.3, which="both")
         ax.legend(fontsize=8)
     fig.suptitle(title, fontsize=12)

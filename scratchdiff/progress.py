@@ -5,14 +5,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from tqdm import tqdm
+
+
+def quiet() -> dict:
+    """tqdm's settings where the output is no terminal: a line now and then, for a log."""
+    return {} if sys.stderr.isatty() else dict(mininterval=60.0, maxinterval=60.0)
 
 
 def watch_training(steps: Iterator, description="training") -> Iterator:
     """Pass on the TrainSteps of `train`, showing the share done, a running mean of the loss and the time left."""
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=1.0, desc=description, bar_format=form) as bar:
+    with tqdm(total=1.0, desc=description, bar_format=form, **quiet()) as bar:
         mean = None
         for step in steps:
             mean = step.loss if mean is None else 0.98 * mean + 0.02 * step.loss
@@ -23,12 +29,12 @@ def watch_training(steps: Iterator, description="training") -> Iterator:
 
 def watch_sampling(steps: Iterator, total: int, description="sampling") -> Iterator:
     """Pass on the SamplerSteps of a sampler, showing how many of `total` are done and the time left."""
-    return tqdm(steps, total=total, desc=description, unit="step")
+    return tqdm(steps, total=total, desc=description, unit="step", **quiet())
 
 
 def watch_batches(batches, description: str) -> Iterator:
     """Pass on the items of a sequence, showing how many are done and the time left."""
-    return tqdm(batches, desc=description, unit="batch")
+    return tqdm(batches, desc=description, unit="batch", **quiet())
 
 
 @contextmanager
@@ -37,8 +43,7 @@ def polite_stop():
     one ends the process at once. Afterwards signals do what they did before. In a thread other than the main one, where
     Python allows no handlers, nothing changes."""
 
-    class stop:
-        signal = None  # or the number of the signal that came; by custom a program then ends with code 128 + signal
+    stop = SimpleNamespace(signal=None)  # or the signal's number; by custom a program then ends with code 128 + signal
 
     def note(number, frame):
         stop.signal = number

@@ -3,8 +3,11 @@
 A recipe is a dictionary of JSON values, so that a checkpoint can carry it and `build` can make the same run again.
 """
 
+from functools import partial
+
 import numpy as np
 
+from scratchdiff.checks import require
 from scratchdiff.diffusion import (
     GaussianDiffusion,
     constant_schedule,
@@ -14,9 +17,11 @@ from scratchdiff.diffusion import (
     quadratic_schedule,
     sigmoid_alpha_bar_schedule,
     sigmoid_beta_schedule,
+    vlb_loss,
 )
 from scratchdiff.nn import MLP, UNet
 
+LOSSES = ("simple", "min-snr", "vlb")
 NETWORKS = {"UNet": UNet, "MLP": MLP}
 # (zero_terminal_snr changes a schedule rather than being one, and suits no recipe that predicts eps: call it yourself)
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": quadratic_schedule,
@@ -29,19 +34,21 @@ YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1
 
 # Digits in three minutes on two cores, found by trying. A small net and small batches take more steps in that time than
 # larger ones; attention pays; a high learning rate pays most of all. eta = 1 (fresh noise at each sampling step) lets
-# late steps mend what early ones got wrong, and guidance = 1 trades a little variety for clearness: at 0.5 the digits are
-# nearer to the data, at 2 they are clearer still and further from it.
+# late steps mend what early ones got wrong. guidance = 0.5 trades a little variety for clearness; demos/README.md has the
+# figures by which it was chosen.
 MNIST = dict(
     network="UNet",
     network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2), num_res_blocks=1,
                       attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
-    schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, images=True, eta=1.0, guidance=1.0,
+    schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, images=True, eta=1.0, guidance=0.5,
+    loss="simple", label_dropout=0.1, accumulate=1,
 )  # fmt: skip
 
 # Points in the plane in under a minute.
 TOY = dict(
     network="MLP", network_args=dict(dim=2, width=128, num_blocks=3),
     schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, images=False, eta=0.0,
+    loss="simple", label_dropout=0.1, accumulate=1,
 )  # fmt: skip
 
 
@@ -63,6 +70,17 @@ def with_variance(recipe: dict, variance: str) -> dict:
         name, size = ("out_dim", args["dim"]) if recipe["network"] == "MLP" else ("out_channels", args["in_channels"])
         args[name] = 2 * size
     return recipe | dict(variance=variance, network_args=args)
+
+
+def build_loss(recipe: dict, diffusion):
+    """The training loss that a recipe names, a function of (model, x0, rng, labels=): "simple", "min-snr" (γ = 5) or "vlb".
+
+    Raises ValueError for another name."""
+    name, label_dropout = recipe["loss"], recipe["label_dropout"]
+    require(name in LOSSES, f"build_loss: loss must be one of {LOSSES}", loss=name)
+    if name == "vlb":
+        return partial(vlb_loss, diffusion, label_dropout=label_dropout)
+    return partial(diffusion.loss, min_snr=5.0 if name == "min-snr" else None, label_dropout=label_dropout)
 
 
 def build(recipe: dict, rng: np.random.Generator):

@@ -6,15 +6,17 @@ import numpy as np
 
 from scratchdiff.checkpoint import Allotment, load_checkpoint
 from scratchdiff.checks import require
-from scratchdiff.data import mnist, read_npy, toy
+from scratchdiff.data import mnist, read_images, read_npy, toy
 from scratchdiff.diffusion import SAMPLERS, guided
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.recipes import MNIST, TOY, build, for_images
+from scratchdiff.weights.pretrained import NAMES, load_pretrained
 
 CHECKPOINT = "model.npz"
+TRAINING = ("batch_size", "lr", "ema", "loss", "label_dropout", "accumulate")  # settings that sampling does not need
 
 
-def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, dict]:
+def load_data(name: str, data_dir, rng, image_size=None) -> tuple[np.ndarray, np.ndarray | None, dict]:
     """(training data, labels or None, recipe) for `train`. Raises ValueError for data in none of the forms it takes."""
     if name == "mnist":
         return *mnist("train", data_dir), MNIST
@@ -25,7 +27,10 @@ def load_data(name: str, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, 
         if images.shape[1] != images.shape[2]:
             raise ValueError(f"{name}: images must be square, got {images.shape[1]} × {images.shape[2]}")
         return images, None, for_images(images.shape[1], images.shape[3])
-    raise ValueError(f"train: data must be mnist, toy:NAME or an .npy file, got {name!r}")
+    if Path(name).is_dir():
+        images = read_images(name, image_size or 32)
+        return images, None, for_images(images.shape[1], images.shape[3])
+    raise ValueError(f"train: data must be mnist, toy:NAME, an .npy file or a folder of pictures, got {name!r}")
 
 
 def load_images(path) -> np.ndarray:
@@ -40,13 +45,15 @@ def load_images(path) -> np.ndarray:
     return images.astype(np.float32)
 
 
-def examples(data: str, n: int, data_dir, rng) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """(n examples to take the bound of, or all that there are; their labels or None; what they are), for a run on `data`."""
+def examples(data: str, n: int, data_dir, rng, image_size=None) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """(at most n examples of `data`, their labels or None, what they are): what `evaluate` computes the bound of."""
     if data.startswith("toy:"):
         return toy(data.removeprefix("toy:"), n, rng), None, f"new points of {data}"
     if data == "mnist":
         x0, labels = mnist("test" if data_dir else "train", data_dir)
         name = "test digits" if data_dir else "training digits"
+    elif Path(data).is_dir():
+        x0, labels, name = read_images(data, image_size), None, f"pictures of {data}"
     else:
         x0, labels, name = load_images(data), None, f"images of {data}"
     some = rng.permutation(len(x0))[:n]
@@ -54,7 +61,11 @@ def examples(data: str, n: int, data_dir, rng) -> tuple[np.ndarray, np.ndarray |
 
 
 def load_run(run) -> tuple:
-    """(model with averaged weights, diffusion, settings) of a run's folder. Raises ValueError or FileNotFoundError."""
+    """(model with averaged weights, diffusion, settings) of a run's folder, or of pretrained weights by their name.
+
+    Raises ValueError or FileNotFoundError."""
+    if str(run) in NAMES and not Path(run).exists():
+        return load_pretrained(str(run))
     meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
     check_settings(meta["settings"])
     model, diffusion = build(meta["settings"], Allotment(sum(a.size for a in groups["ema"].values())))
@@ -63,17 +74,21 @@ def load_run(run) -> tuple:
 
 
 def check_settings(settings: dict) -> None:
-    """Raise ValueError unless settings, which came out of a file, have what the recipes have, each of its kind."""
+    """Raise ValueError unless settings, which came out of a file, have what the recipes have, with the right types."""
     recipe = TOY if settings.get("network") == "MLP" else MNIST
-    wrong = [key for key, value in recipe.items() if not isinstance(settings.get(key), (type(value), int))]
+    needed = {key: type(value) for key, value in recipe.items() if key not in TRAINING}
+    wrong = [key for key, kind in needed.items() if not isinstance(settings.get(key), (kind, int))]
     if wrong or settings["T"] > 10**6:
         raise ValueError(f"the run's settings lack or mistake {', '.join(wrong) or 'T'}")
 
 
-def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np.ndarray:
-    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar; each class in turn where it has them.
+def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label=None) -> np.ndarray:
+    """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar.
 
-    None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for an eta without ddim."""
+    A model with classes draws each of them in turn, or only `label`.
+
+    None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for an eta without ddim, and
+    for a label that the model does not know."""
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
@@ -88,11 +103,15 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None) -> np
         extra["eta"] = settings["eta"] if eta is None else eta
     elif eta is not None:
         raise ValueError(f"draw: eta belongs to ddim, not to {sampler}")
+    classes = args.get("num_classes")
+    known = label is None or (classes and 0 <= label < classes)
+    require(known, f"draw: label must be one of the model's {classes or 'no'} classes", label=label)
     parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
-        if args.get("num_classes"):
-            of_classes = guided(model, np.arange(first, first + shape[0]) % args["num_classes"], guidance)
+        if classes:
+            in_turn = np.arange(first, first + shape[0]) % classes
+            of_classes = guided(model, in_turn if label is None else np.full(shape[0], label), guidance)
         each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, **extra)
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
     return np.concatenate(parts).astype(np.float32)

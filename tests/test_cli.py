@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from scratchdiff import recipes
+from scratchdiff.checkpoint import load_checkpoint
 from scratchdiff.cli import main
 from scratchdiff.diffusion import SAMPLERS
 
@@ -148,7 +151,7 @@ def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["train", "nothing"], "data must be mnist, toy:NAME or an .npy file, got 'nothing'"),
+    (["train", "nothing"], "data must be mnist, toy:NAME, an .npy file or a folder of pictures, got 'nothing'"),
     (["train", "toy:nothing"], "unknown set 'nothing'"),
     (["train", "gone.npy"], "gone.npy"),
     (["train", "text.npy"], "text.npy is not an .npy file"),
@@ -171,7 +174,7 @@ def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys
     (["evaluate", "flat.npy"], "flat.npy: needs images"),
     (["evaluate", "run", "-n", "0", "--data-dir", "nowhere"], "nowhere"),
     (["gradcheck", "--param", "down.9.w[0]"], "no parameter 'down.9.w'"),
-    (["gradcheck", "--param", "down.0.conv1.w[0,0]"], r"has shape \(3, 3, 32, 32\); give one index a axis"),
+    (["gradcheck", "--param", "down.0.conv1.w[0,0]"], r"has shape \(3, 3, 32, 32\); give one index per axis"),
     (["gradcheck", "--param", "down.0.conv1.w[0,0,3,32]"], r"has shape \(3, 3, 32, 32\)"),
 ])  # fmt: skip
 def test_a_mistake_ends_in_one_line_that_names_it(argv, message, mnist_run, capsys, tmp_path):
@@ -188,3 +191,44 @@ def test_the_module_runs_as_a_program_and_refuses_unknown_commands():
     done = subprocess.run([sys.executable, "-m", "scratchdiff", "fly"], capture_output=True, text=True)
     assert done.returncode == 2 and "invalid choice: 'fly'" in done.stderr and "Traceback" not in done.stderr
     assert subprocess.run([sys.executable, "-m", "scratchdiff", "--help"], capture_output=True).returncode == 0
+
+
+def test_sampling_one_class_draws_only_it_into_the_folder_named(mnist_run, tmp_path, capsys):
+    assert main(["sample", mnist_run, "--label", "7", "-n", "3", "--steps", "2", "--out", "sevens"]) == 0
+    assert np.load("sevens/samples.npy").shape == (3, 28, 28, 1) and not (tmp_path / "run" / "samples.npy").exists()
+    assert main(["sample", mnist_run, "--label", "10"]) == 2
+    assert "label must be one of the model's 10 classes, got 10" in capsys.readouterr().err
+
+
+def test_the_options_of_train_change_the_recipe_and_a_run_remembers_them():
+    options = ["--lr", "0.001", "--batch-size", "4", "--schedule", "linear", "--predict", "eps", "--loss", "min-snr",
+               "--channels", "16", "--ema", "0.9", "--label-dropout", "0.3", "--accumulate", "2"]  # fmt: skip
+    assert main(["train", "mnist", "--out", "other", "--steps", "2", *options]) == 0
+    settings = load_checkpoint(Path("other/model.npz"))[0]["settings"]
+    assert settings["network_args"]["ch"] == 16
+    want = dict(lr=0.001, batch_size=4, schedule="linear", predict="eps", loss="min-snr", ema=0.9, label_dropout=0.3)
+    assert {key: settings[key] for key in want} == want and settings["accumulate"] == 2
+    assert main(["train", "toy:moons", "--steps", "2", "--loss", "vlb", "--variance", "learned"]) == 0
+
+
+def test_a_folder_of_pictures_trains_and_is_judged(rng):
+    Path("photos").mkdir()
+    for name in ("a", "b", "c"):
+        Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(f"photos/{name}.png")
+    assert main(["train", "photos", "--image-size", "8", "--steps", "2"]) == 0
+    assert main(["sample", "runs/photos", "-n", "2", "--steps", "2"]) == 0
+    assert np.load("runs/photos/samples.npy").shape == (2, 8, 8, 3)
+    assert main(["evaluate", "runs/photos", "--bound", "2", "--draws", "2"]) == 0
+
+
+def test_info_names_versions_processor_blas_threads_and_cache(capsys):
+    assert main(["info"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["scratchdiff", "Python", "packages", "processor", "BLAS", "threads", "kernels", "cache"]
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "gradcheck", "info"])
+def test_each_commands_help_ends_with_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"example: scratchdiff {command}" in capsys.readouterr().out.splitlines()[-1]

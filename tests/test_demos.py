@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scratchdiff import recipes
+from scratchdiff import cli, recipes
 from scratchdiff.checkpoint import load_checkpoint
 
 DEMOS = Path(__file__).parents[1] / "demos"
@@ -66,8 +66,11 @@ def test_the_mnist_demo_stopped_by_ctrl_c_keeps_the_model(tmp_path, monkeypatch)
 def test_the_toy_demo_writes_points_and_pictures(tmp_path, data):
     x = load("toy2d").main(data=data, seconds=0.5, out=tmp_path / "run")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "samples.npy", "forward.png", "reverse.gif", "field.png", "loss.png", "floor.png"}  # fmt: skip
+        "samples.npy", "forward.png", "reverse.gif", "field.png", "loss.png", "floor.png", "model.npz"}  # fmt: skip
     assert np.array_equal(np.load(tmp_path / "run" / "samples.npy"), x) and x.shape == (2000, 2)
+    assert cli.main(["sample", str(tmp_path / "run"), "-n", "5", "--out", str(tmp_path / "more")]) == 0
+    assert np.load(tmp_path / "more" / "samples.npy").shape == (5, 2)
+    assert cli.main(["evaluate", str(tmp_path / "run"), "--bound", "5", "--draws", "3"]) == 0
     pictures_are_whole(tmp_path / "run")
 
 

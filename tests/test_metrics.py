@@ -5,7 +5,15 @@ import pytest
 import scipy.linalg
 
 import scratchdiff as sd
-from scratchdiff.metrics import DigitClassifier, frechet_distance, judge, load_classifier, look, nearest_digits
+from scratchdiff.metrics import (
+    DigitClassifier,
+    classify,
+    frechet_distance,
+    judge,
+    load_classifier,
+    nearest_digits,
+    precision_recall,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +27,14 @@ def test_the_classifier_is_small_and_knows_the_embedded_digits(digits):
     from scratchdiff.metrics import WEIGHTS
 
     assert WEIGHTS.stat().st_size < 500_000
-    assert (look(digits[0])[1].argmax(1) == digits[1]).mean() > 0.99
+    assert (classify(digits[0])[1].argmax(1) == digits[1]).mean() > 0.99
 
 
 def test_looking_gives_features_and_probabilities_whatever_the_batch(digits):
-    features, probabilities = look(digits[0][:7])
+    features, probabilities = classify(digits[0][:7])
     assert features.shape == (7, 96) and probabilities.shape == (7, 10)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(look(digits[0][2:3])[0], features[2:3], atol=1e-5)
+    np.testing.assert_allclose(classify(digits[0][2:3])[0], features[2:3], atol=1e-5)
 
 
 def test_the_classifier_gradient_matches_finite_differences(rng):
@@ -57,6 +65,25 @@ def test_frechet_distance_of_one_dimension_is_that_of_two_normals(rng):
     assert frechet_distance(a, b) == pytest.approx(expected)
 
 
+def test_precision_and_recall_of_equal_sets_are_one_and_of_distant_sets_zero(rng):
+    a = rng.standard_normal((100, 4))
+    assert precision_recall(a, a) == (1.0, 1.0)
+    assert precision_recall(a, a + 100) == (0.0, 0.0)
+
+
+def test_samples_of_one_mode_of_two_have_full_precision_and_half_the_recall(rng):
+    real = rng.standard_normal((400, 2)) + np.repeat([[0.0, 0.0], [50.0, 0.0]], 200, axis=0)
+    samples = real[:200]
+    precision, recall = precision_recall(samples, real)
+    assert precision == 1.0 and recall == 0.5
+
+
+def test_precision_counts_the_points_within_the_radius_of_the_kth_neighbour():
+    real = np.array([[0.0], [1.0], [3.0], [7.0]])  # radii to the second neighbour: 3, 2, 3, 6
+    samples = np.array([[-3.0], [-3.1], [13.0], [13.1]])
+    assert precision_recall(samples, real, k=2)[0] == 0.5
+
+
 def test_the_judge_ranks_digits_before_blurred_digits_before_noise(digits, rng):
     images = digits[0][:300]
     blurred = (images + np.roll(images, 2, 1) + np.roll(images, 2, 2) + np.roll(images, -2, 1)) / 4
@@ -84,9 +111,9 @@ def test_nearest_digits_finds_the_digit_a_sample_was_made_from(digits, rng):
 
 
 @pytest.mark.parametrize("call", [
-    lambda: look(np.zeros((2, 28, 28))),
-    lambda: look(np.full((2, 28, 28, 1), np.nan)),
-    lambda: look(np.zeros((0, 28, 28, 1))),
+    lambda: classify(np.zeros((2, 28, 28))),
+    lambda: classify(np.full((2, 28, 28, 1), np.nan)),
+    lambda: classify(np.zeros((0, 28, 28, 1))),
     lambda: frechet_distance(np.zeros((3, 2)), np.zeros((3, 4))),
     lambda: frechet_distance(np.zeros((1, 2)), np.zeros((3, 2))),
 ])  # fmt: skip

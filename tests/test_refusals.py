@@ -370,6 +370,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "optim.clip_grad_norm": [
         (lambda n=n: optim.clip_grad_norm({}, n), f"max_norm must be positive, got {n}") for n in (0, -1, np.nan)
     ],
+    "pretrained": [(lambda: sd.pretrained("cats"), "the package carries mnist, got 'cats'")],
     "optim.warmup": [(lambda: optim.warmup(-1, 5), "warmup: .*step -1"), (lambda: optim.warmup(1, -5), "-5")],
     "optim.cosine_decay": [
         (lambda: optim.cosine_decay(np.nan), "cosine_decay: .*nan"),
@@ -409,13 +410,16 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "recipes.with_variance": [
         (lambda: recipes.build(recipes.with_variance(recipes.TOY, "large"), RNG), "'large'"),  # `build` has the check
     ],
+    "recipes.build_loss": [
+        (lambda: recipes.build_loss(recipes.TOY | dict(loss="huber"), D), "loss must be one of .*got 'huber'"),
+    ],
     "recipes.for_images": [(lambda n=n: recipes.for_images(n, 1), f"must be even, got {n}") for n in (0, 7, -2)]
     + [(lambda: recipes.for_images(8, 0), "0 channels")],
     # judging and drawing
-    "metrics.look": [
-        (lambda: metrics.look(X), "look: needs finite images"),
-        (lambda: metrics.look(nan((2, 28, 28, 1))), "finite"),
-        (lambda: metrics.look(np.ones((0, 28, 28, 1))), "N >= 1"),
+    "metrics.classify": [
+        (lambda: metrics.classify(X), "classify: needs finite images"),
+        (lambda: metrics.classify(nan((2, 28, 28, 1))), "finite"),
+        (lambda: metrics.classify(np.ones((0, 28, 28, 1))), "N >= 1"),
     ],
     "metrics.frechet_distance": [
         (lambda: metrics.frechet_distance(M, M[:1]), "n, m >= 2"),
@@ -426,7 +430,11 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: metrics.nearest_digits(X, X[:, :3]), "images of one size"),
         (lambda: metrics.nearest_digits(X[:0], X), "images of one size"),
     ],
-    "metrics.judge": [(lambda: metrics.judge(X), "look: needs")],
+    "metrics.precision_recall": [
+        (lambda: metrics.precision_recall(M, X), "precision_recall: needs"),
+        (lambda: metrics.precision_recall(M, M, k=0), "k must be a positive integer, got 0"),
+    ],
+    "metrics.judge": [(lambda: metrics.judge(X), "classify: needs")],
     "metrics.DigitClassifier": [(lambda: metrics.DigitClassifier(rng=RNG)(X), "conv2d: shapes")],
     "metrics.load_classifier": [],  # takes nothing
     "plots.grid": [
@@ -455,6 +463,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: plots.save_loss("x.png", []), "save_loss"),
         (lambda: plots.save_loss("x.png", M), r"\(2, 3\)"),
     ],
+    "data.read_images": [(lambda: data.read_images(".", 0), "image_size must be a positive integer, got 0")],
     "plots.save_clouds": [
         (lambda: plots.save_clouds("x.png", [], []), "save_clouds"),
         (lambda: plots.save_clouds("x.png", [M], ["a"]), r"\(2, 3\)"),

@@ -12,15 +12,16 @@ import scratchdiff
 
 PACKAGE = Path(scratchdiff.__file__).parent
 ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "diffusion", "data", "recipes",
-         "train", "checkpoint", "metrics", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
+         "train", "checkpoint", "metrics", "weights", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library
     "kernels": {"numba", "scipy"},
     "ops": {"scipy"},
     "diffusion": {"scipy"},
-    "data": {"matplotlib", "tqdm"},
+    "data": {"matplotlib", "tqdm", "PIL"},
     "metrics": {"scipy"},
     "plots": {"matplotlib", "PIL"},
     "progress": {"tqdm"},
+    "cli": {"numba", "scipy"},  # their versions
 }
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
@@ -56,7 +57,7 @@ def test_a_file_uses_only_the_libraries_of_its_room(path):
 
 
 def test_the_package_prints_every_room_in_its_reading_order():
-    listed = re.findall(r"^    (\w+)(?:\.py|/)", scratchdiff.__doc__, re.MULTILINE)
+    listed = re.findall(r"^ *(\w+)(?:\.py|/)", scratchdiff.__doc__, re.MULTILINE)
     assert listed == [name for name in ORDER if name != "__main__"]
 
 
@@ -73,7 +74,7 @@ def test_importing_the_package_brings_in_only_its_own_modules_beyond_numpy():
 
 
 def test_the_files_of_diffusion_import_only_from_those_listed_before_them():
-    order = re.findall(r"^    (\w+)\.py", scratchdiff.diffusion.__doc__, re.MULTILINE)
+    order = re.findall(r"^ *(\w+)\.py", scratchdiff.diffusion.__doc__, re.MULTILINE)
     files = {path.stem: path for path in (PACKAGE / "diffusion").glob("*.py") if path.stem != "__init__"}
     assert set(order) == set(files)
     for place, name in enumerate(order):

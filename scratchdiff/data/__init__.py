@@ -2,19 +2,20 @@
 
 Read `toy2d.py` first: eight distributions whose shape, mean and variance are known exactly, and letters of your
 choice. `mnist.py` reads the digits, either the ten thousand in `embedded/`, chosen by `embed.py`, or the whole set
-from a folder; `npy.py` reads arrays of your own. All data has roughly the scale of the noise it will be drowned in:
-toy sets have mean 0 and variance 1, pixels lie in [-1, 1].
+from a folder; `npy.py` reads arrays of your own and `images.py` a folder of pictures. All data has roughly the scale of
+the noise that will be added: toy sets have mean 0 and variance 1, pixels lie in [-1, 1].
 """
 
 import itertools
 
 import numpy as np
 
+from scratchdiff.data.images import read_images
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
 from scratchdiff.data.npy import read_npy
 from scratchdiff.data.toy2d import TOY_NAMES, toy
 
-__all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "read_npy", "toy"]
+__all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "read_images", "read_npy", "toy"]
 
 
 def batches(images, batch_size, rng):

@@ -123,7 +123,7 @@ def step_nats(diffusion, x0_hat, logvar, x0, xt, t):
     return nats
 
 
-def vlb_loss(diffusion, model, x0, rng: np.random.Generator, labels=None, times=None):
+def vlb_loss(diffusion, model, x0, rng: np.random.Generator, labels=None, times=None, label_dropout=0.1):
     """L_vlb = L_0 + ... + L_{T−1} in bits/dim, estimated at one t for each x0: a scalar Tensor to train on.
 
     t is uniform and L_{t−1} counts T times; or t is drawn by `times`, an ImportanceTimes, and counts 1/p_t
@@ -138,7 +138,7 @@ def vlb_loss(diffusion, model, x0, rng: np.random.Generator, labels=None, times=
         require(len(times.seen) == T, f"vlb_loss: times of {len(times.seen)} steps for a diffusion that has {T}")
     t, weight = (rng.integers(1, T + 1, size=len(x0)), np.full(len(x0), T)) if times is None else times.draw(rng, len(x0))
     xt = diffusion.q_sample(x0, t, rng.standard_normal(x0.shape).astype(x0.dtype))
-    prediction, logvar = diffusion.split_output(diffusion.training_output(model, xt, t, rng, labels), xt, t)
+    prediction, logvar = diffusion.split_output(diffusion.training_output(model, xt, t, rng, labels, label_dropout), xt, t)
     nats = step_nats(diffusion, diffusion.predict_x0(xt, t, prediction), logvar, x0, xt, t)
     if times is not None:
         times.update(t, nats.data)

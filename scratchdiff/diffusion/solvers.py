@@ -5,8 +5,8 @@ to points of p_0, without any further noise, by the probability-flow ODE   (Song
 
     dy/dσ = eps(y, σ) = −σ ∇ log p(y; σ)                                             (Karras et al. 2022, Eq. 1)
 
-Its curves are nearly straight at both ends, where eps hardly changes, so few steps suffice. If eps is constant over a step,
-this gives y_s = y_t + (σ_s − σ_t) eps_hat: Euler's method, and exactly DDIM with eta = 0. The samplers here do better at the same
+Its curves are nearly straight at both ends, where eps hardly changes, so few steps suffice. Where eps is constant over a
+step, y_s = y_t + (σ_s − σ_t) eps_hat: Euler's method, and exactly DDIM with eta = 0. The samplers here do better at the same
 number of steps, by asking twice (Heun) or remembering the last answer (DPM-Solver++), or leave the choice of steps to SciPy.
 
 The steps do not fall on whole timesteps: the network is evaluated at a real t, which `Schedule.time` finds from σ. Its
@@ -148,7 +148,7 @@ def karras_times(name: str, schedule, steps: int, rho: float) -> np.ndarray:
 
 
 class Sampler(NamedTuple):
-    """A row of the table: run(diffusion, model, shape, rng) gives SamplerSteps; what it is good for; whether it takes steps=."""
+    """A row of the table: run(diffusion, model, shape, rng) gives SamplerSteps; what it is for; does it take steps=?"""
 
     run: Callable[..., Iterator[SamplerStep]]
     what: str

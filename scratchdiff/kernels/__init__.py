@@ -30,6 +30,11 @@ def use(mode: str) -> str:
     return before
 
 
+def mode() -> str:
+    """What runs now: "numpy" or "compiled"."""
+    return _mode
+
+
 def kernel(formula: Callable) -> Callable:
     """Mark a NumPy function as one whose compiled twin, of the same name and arguments, may run in its place."""
 

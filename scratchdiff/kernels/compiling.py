@@ -24,6 +24,14 @@ def choose_cache_folder() -> None:
         atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
 
 
+def cache_folder() -> Path:
+    """The folder in which Numba keeps the compiled kernels."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR)
+    beside = Path(__file__).parent / "__pycache__"
+    return beside if writable(beside) else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+
+
 def writable(folder: Path) -> bool:
     """Whether a file can be made there. We find out by making one."""
     try:

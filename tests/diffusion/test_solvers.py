@@ -171,9 +171,7 @@ def test_points_are_not_clipped(name):
 def test_a_network_whose_output_is_not_finite_stops_every_sampler(name, bad):
     diffusion = sd.GaussianDiffusion(LINEAR)
     run = sd.SAMPLERS[name].run(diffusion, lambda x, t: np.full_like(x, bad), (2, 1), np.random.default_rng(0))
-    with pytest.raises(
-        FloatingPointError, match="denoise: the model's output at step t = .* is not finite"
-    ):
+    with pytest.raises(FloatingPointError, match="denoise: the model's output at step t = .* is not finite"):
         last(run)
 
 
@@ -286,7 +284,7 @@ def test_the_corrector_mends_what_a_wrong_predictor_left():
     (lambda d, run: run(sd.ddpm_steps, steps=0), "ddpm_steps: steps must lie in 1..1000, got 0"),
     (lambda d, run: run(sd.pc_steps, steps=1001), "pc_steps: steps must lie in 1..1000, got 1001"),
     (lambda d, run: run(sd.pc_steps, snr=0), "pc_steps: snr must be positive, got 0"),
-    (lambda d, run: run(sd.heun_steps, steps=0), "heun_steps: steps must be 1 or more and rho positive, got steps 0, rho 7.0"),
+    (lambda d, run: run(sd.heun_steps, steps=0), "heun_steps: .* rho positive, got steps 0, rho 7.0"),
     (lambda d, run: run(sd.heun_steps, churn=-1), "heun_steps: churn must not be negative, got -1"),
     (lambda d, run: run(sd.heun_steps, rho=-1), "heun_steps: .* got steps 20, rho -1"),
     (lambda d, run: run(sd.dpm_steps, steps=1.5), "dpm_steps: steps must be 1 or more"),

@@ -1,0 +1,5 @@
+"""Trained weights that the package carries: see `pretrained.py`."""
+
+from scratchdiff.weights.pretrained import pretrained
+
+__all__ = ["pretrained"]
