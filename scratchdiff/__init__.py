@@ -10,6 +10,7 @@ The files are chapters, and each imports only from the ones before it:
     nn/             layers, the MLP and the U-Net: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates
     trace.py        watchers of the tape: where did the first NaN arise?
+    recompute.py    an op that keeps nothing and computes it again
     diffusion/      the noise schedule, the process, its losses and its bound, the samplers, the oracle, the likelihood
     data/           points in the plane, MNIST
     recipes.py      settings that were measured
@@ -38,6 +39,7 @@ from scratchdiff.diffusion import (
     Schedule,
     constant_schedule,
     cosine_schedule,
+    ddim_flow,
     ddim_steps,
     ddpm_steps,
     dpm_steps,
@@ -60,15 +62,16 @@ from scratchdiff.diffusion import (
 from scratchdiff.gradcheck import gradcheck
 from scratchdiff.nn import MLP, UNet
 from scratchdiff.optim import EMA, Adam
+from scratchdiff.recompute import recompute
 
 __version__ = "0.1.0"
 
 __all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "SAMPLERS", "Schedule", "Tape",
-           "Tensor", "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_steps", "ddpm_steps",
-           "diffusion", "dpm_steps", "gradcheck", "guided", "heun_steps", "jsd_schedule", "linear_schedule",
-           "min_snr_weights", "nn", "ode_log_prob", "ode_steps", "op", "ops", "pc_steps", "pretrained",
-           "quadratic_schedule", "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule",
-           "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "Tensor", "UNet", "constant_schedule", "cosine_schedule", "data", "ddim_flow", "ddim_steps",
+           "ddpm_steps", "diffusion", "dpm_steps", "gradcheck", "guided", "heun_steps", "jsd_schedule",
+           "linear_schedule", "min_snr_weights", "nn", "ode_log_prob", "ode_steps", "op", "ops", "pc_steps",
+           "pretrained", "quadratic_schedule", "recompute", "sample_ddim", "sample_ddpm",
+           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 LAZY = "checkpoint", "kernels", "metrics", "optim", "plots", "recipes", "runs", "trace", "train", "weights"

@@ -19,7 +19,7 @@ import numpy as np
 from scratchdiff.checks import require
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
-_active: ContextVar["Tape | None"] = ContextVar("tape", default=None)
+active_tape: ContextVar["Tape | None"] = ContextVar("tape", default=None)
 
 
 class Tensor:
@@ -28,8 +28,7 @@ class Tensor:
     `data`: a float32 or float64 ndarray of any shape, kept as it is; integers, booleans and lists become float64.
     `grad`: None, or an array of the same shape that `Tape.backward` adds to.
     Its operators (+ − × ÷ @ **, slices, `sum`, `mean`, `reshape`, `transpose`, `T`) are ops, so `ops/arithmetic.py` and
-    `ops/shape.py` attach them to this class.
-    Raises ValueError for data that is not real numbers, or of another float type.
+    `ops/shape.py` attach them to this class. Raises ValueError for data that is not real numbers, or of another float type.
     """
 
     __slots__ = ("data", "grad")
@@ -62,14 +61,13 @@ class Tensor:
 
 
 class Record(NamedTuple):
-    """One op that ran: what a line of the tape holds."""
+    """A line of the tape: the op that ran (a function on arrays), on what, and what it returned."""
 
-    op: Callable  # the function on arrays
+    op: Callable
     args: tuple
     settings: dict
     out: Tensor
     backward: Callable
-
     name = property(lambda self: self.op.__name__)
 
 
@@ -80,10 +78,8 @@ class Tape:
             loss = mse(model(x), y)
         tape.backward(loss)             # model.w.grad is now dL/dw
 
-    watch: a function that sees each record twice: watch(record, None, None) after its forward, and
-    watch(record, dy, grads) after its backward, before `grads` are added up. `trace.py` holds such functions.
-
-    A tape serves once. Raises ValueError when entered inside another tape or a second time.
+    watch: is called as watch(record, None, None) after each op's forward, and as watch(record, dy, grads) after its
+    backward; `trace.py` holds such functions. A tape serves once: ValueError when entered again, or inside another tape.
     """
 
     def __init__(self, watch: Callable | None = None):
@@ -91,30 +87,27 @@ class Tape:
         self.state, self.watch = "new", watch
 
     def __enter__(self):
-        require(_active.get() is None, "Tape: tapes do not nest; leave the outer `with Tape()` block first")
+        require(active_tape.get() is None, "Tape: tapes do not nest; leave the outer `with Tape()` block first")
         require(self.state == "new", "Tape: this tape has been used; make a new Tape() for each step")
         self.state = "recording"
-        _active.set(self)
+        active_tape.set(self)
         return self
 
     def __exit__(self, *exception):
-        _active.set(None)
-        if self.state == "recording":
-            self.state = "recorded"
+        active_tape.set(None)
+        self.state = "recorded" if self.state == "recording" else self.state
 
     def backward(self, loss: Tensor) -> None:
         """Add dL/dx to `x.grad` for every Tensor x that the loss was computed from, except the outputs of ops.
 
         The walk pops each record from the list, so an activation is freed as soon as nothing needs it.
         Raises ValueError if the loss is not a scalar Tensor of this tape, if the tape was walked before, or if an op
-        returns a gradient whose shape is not its argument's.
+        returns gradients that do not fit its arguments.
         """
-        what = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
-        require(isinstance(loss, Tensor) and loss.size == 1, f"Tape.backward: the loss must be a scalar Tensor, got {what}")
-        recorded = self.state in ("recording", "recorded")
-        require(recorded, f"Tape.backward: this tape is {self.state}; record a loss inside `with Tape()`, walk it once")
-        on_tape = any(record.out is loss for record in self.records)
-        require(on_tape, "Tape.backward: the loss was not computed on this tape")
+        require(isinstance(loss, Tensor) and loss.size == 1, "Tape.backward: the loss must be a scalar Tensor", loss=loss)
+        message = f"Tape.backward: this tape is {self.state}; record a loss inside `with Tape()`, walk it once"
+        require(self.state in ("recording", "recorded"), message)
+        require(any(record.out is loss for record in self.records), "Tape.backward: the loss was not computed on this tape")
         self.state = "used"
         loss.grad = np.ones_like(loss.data)
         while self.records:
@@ -125,13 +118,15 @@ class Tape:
             grads = record.backward(dy)
             if self.watch:
                 self.watch(record, dy, grads)
-            if any(isinstance(x, Tensor) for x in record.args[len(grads) :]):
+            tensors = [i for i, x in enumerate(record.args) if isinstance(x, Tensor)]
+            if tensors[-1] >= len(grads):
                 raise ValueError(
                     f"{record.name}: backward returned {len(grads)} gradients, but a later argument is a Tensor"
                 )
-            for i, (x, dx) in enumerate(zip(record.args, grads)):
-                if isinstance(x, Tensor) and dx is not None:
-                    if np.shape(dx) != x.data.shape:
+            for i in tensors:
+                x, dx = record.args[i], grads[i]
+                if dx is not None:
+                    if np.shape(dx) != x.shape:
                         wrong = f"a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
                         raise ValueError(f"{record.name}: backward returned {wrong}")
                     # a sum, never in place: an op may return one array for two of its arguments
@@ -142,10 +137,9 @@ def op(f: Callable) -> Callable:
     """Lift `f(*arrays, **settings) -> (y, backward)` to Tensors.
 
     `backward(dy)` returns a tuple: dL/dx for each of f's array arguments in order, or None where there is none (settings
-    come after them). Arguments that are plain arrays are constants, and take the dtype of the Tensors where they are
-    floats. The lifted function returns a Tensor, and is recorded if a tape is active and any argument is a Tensor.
-    `lifted.on_arrays` is f itself, for ops that are made of others.
-    No op changes a dtype: it raises ValueError for Tensors of two dtypes, and where an array would make the output another.
+    come after them). Plain arrays are constants, and floats among them take the Tensors' dtype. The lifted function returns
+    a Tensor, and is recorded if a tape is active and any argument is a Tensor. `lifted.on_arrays` is f itself.
+    Raises ValueError for Tensors of two dtypes, and if the output has another dtype than they.
     """
 
     @functools.wraps(f)
@@ -162,7 +156,7 @@ def op(f: Callable) -> Callable:
         if {out.data.dtype, *[a.data.dtype for a in tensors]} != {dtype}:
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
-        if (tape := _active.get()) is not None:
+        if (tape := active_tape.get()) is not None:
             record = Record(f, args, settings, out, backward)
             tape.records.append(record)
             if tape.watch:
@@ -175,6 +169,5 @@ def op(f: Callable) -> Callable:
 
 def constant(a, dtype):
     """A plain argument of an op: NumPy's floats in the Tensors' dtype, for float32 times a float64 would be a float64."""
-    if isinstance(a, (np.ndarray, np.floating)) and a.dtype != dtype and a.dtype.kind == "f":
-        return a.astype(dtype)
-    return a
+    floats = isinstance(a, (np.ndarray, np.floating)) and a.dtype.kind == "f"
+    return a.astype(dtype) if floats and a.dtype != dtype else a

@@ -114,3 +114,21 @@ def test_learning_rates_rise_and_fall_between_their_ends():
         values = [decay(s, floor=0.1) for s in np.linspace(0, 1, 11)]
         assert values[0] == 1 and values[-1] == pytest.approx(0.1) and (np.diff(values) < 0).all()
         assert decay(0.5) == pytest.approx(0.5) and decay(1.7) == pytest.approx(0.0)
+
+
+def test_a_layer_loaded_from_a_transposed_array_trains_like_one_loaded_from_its_copy(rng):
+    w, x, y = rng.standard_normal((2, 3)), rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+    trained = []
+    for start in (w.T, w.T.copy()):
+        layer = sd.nn.Linear(3, 2, rng=rng, dtype=np.float64)
+        layer.load({"w": start, "b": np.zeros(2)})
+        adam = sd.Adam(layer.parameters(), lr=0.1)
+        for _ in range(5):
+            adam.zero_grad()
+            with sd.Tape() as tape:
+                loss = sd.ops.mse(layer(x), y)
+            tape.backward(loss)
+            adam.step()
+        trained.append(layer.w.data)
+    assert np.abs(trained[0] - w.T).min() > 0.01
+    np.testing.assert_array_equal(*trained)

@@ -51,7 +51,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "Tensor": [(lambda: sd.Tensor([1j]), "complex128"), (lambda: sd.Tensor("a"), "Tensor: data must be float32")],
     "Tape": [
         (lambda: sd.Tape().backward(sd.Tensor(1.0)), "this tape is new"),
-        (lambda: sd.Tape().backward(sd.Tensor(M)), r"scalar Tensor, got shape \(2, 3\)"),
+        (lambda: sd.Tape().backward(sd.Tensor(M)), r"scalar Tensor, got float64 of shape \(2, 3\)"),
     ],
     "op": [
         (lambda: sd.op(lambda x: (x * 1j, None))(sd.Tensor(1.0)), "complex128"),
@@ -90,6 +90,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "ops.sigmoid": [(lambda: ops.sigmoid(np.array(1j)), "complex128")],
     "ops.tanh": [(lambda: ops.tanh(np.array(1j)), "complex128")],
     "ops.relu": [(lambda: ops.relu(np.array(1j)), "complex128")],
+    "ops.clip": [(lambda: ops.clip(np.array(1j), 0, 1), "complex128")],
     "ops.silu": [(lambda: ops.silu(np.array(1j)), "complex128")],
     "ops.gelu": [(lambda: ops.gelu(np.array(1j)), "complex128")],
     "ops.softmax": [
@@ -324,6 +325,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     ],
     "pc_steps": [(lambda s=s: sd.pc_steps(D, still, (2, 2), RNG, 5, snr=s), f"snr .*got {s}") for s in (0, -1, np.nan)]
     + [(lambda: sd.pc_steps(D, still, (2, 2), RNG, 11), "1..10, got 11")],
+    "ddim_flow": [(lambda: sd.ddim_flow(D, still, M, 0), "ddim_flow: steps must lie in 1..10, got 0")],
+    "recompute": [(lambda: sd.recompute(lambda x: x.data)(sd.Tensor(M)), "f must return a Tensor, got ndarray")],
     "heun_steps": [(lambda: sd.heun_steps(D, still, (2, 2), RNG, 2.5), "steps must be 1 or more .*steps 2.5")]
     + [(lambda c=c: sd.heun_steps(D, still, (2, 2), RNG, churn=c), f"churn .*got {c}") for c in (-1, np.nan)]
     + [(lambda r=r: sd.heun_steps(D, still, (2, 2), RNG, rho=r), f"rho .*rho {r}") for r in (0, np.nan)],

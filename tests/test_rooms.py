@@ -11,8 +11,8 @@ import pytest
 import scratchdiff
 
 PACKAGE = Path(scratchdiff.__file__).parent
-ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "diffusion", "data", "recipes",
-         "train", "checkpoint", "metrics", "weights", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
+ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "recompute", "diffusion", "data",
+         "recipes", "train", "checkpoint", "metrics", "weights", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library
     "kernels": {"numba", "scipy"},
     "ops": {"scipy"},

@@ -9,9 +9,11 @@ solvers.py      the probability-flow ODE: Heun, DPM-Solver++, SciPy
 guidance.py     samples of a given class
 oracle.py       data whose best denoiser is a formula
 likelihood.py   log-densities by the ODE
+flow.py         the deterministic sampler as a differentiable map
 """
 
 from scratchdiff.diffusion.bound import Bound, vlb_loss
+from scratchdiff.diffusion.flow import ddim_flow
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
 from scratchdiff.diffusion.guidance import guided
 from scratchdiff.diffusion.likelihood import bits_per_dim, dequantised, ode_log_prob
@@ -31,8 +33,8 @@ from scratchdiff.diffusion.schedule import (
 from scratchdiff.diffusion.solvers import SAMPLERS, dpm_steps, heun_steps, ode_steps
 from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
-__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep", "Schedule", "bits_per_dim",
-           "constant_schedule", "cosine_schedule", "ddim_steps", "ddpm_steps", "dequantised", "dpm_steps", "guided",
-           "heun_steps", "jsd_schedule", "linear_schedule", "loss_at", "min_snr_weights", "ode_log_prob", "ode_steps",
-           "pc_steps", "quadratic_schedule", "sample_ddim", "sample_ddpm", "sigmoid_alpha_bar_schedule",
-           "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep", "Schedule",
+           "bits_per_dim", "constant_schedule", "cosine_schedule", "ddim_flow", "ddim_steps", "ddpm_steps",
+           "dequantised", "dpm_steps", "guided", "heun_steps", "jsd_schedule", "linear_schedule", "loss_at",
+           "min_snr_weights", "ode_log_prob", "ode_steps", "pc_steps", "quadratic_schedule", "sample_ddim",
+           "sample_ddpm", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip

@@ -1,6 +1,6 @@
 """The ops: plain functions on arrays, each with its hand-derived backward beside its forward, lifted to Tensors by `@op`."""
 
-from scratchdiff.ops.activations import gelu, relu, sigmoid, silu, tanh
+from scratchdiff.ops.activations import clip, gelu, relu, sigmoid, silu, tanh
 from scratchdiff.ops.arithmetic import add, div, exp, log, matmul, mean, mul, neg, power, sub, sum
 from scratchdiff.ops.attention import attention, softmax
 from scratchdiff.ops.conv import conv2d, upsample_nearest
@@ -12,7 +12,7 @@ from scratchdiff.ops.norm import group_norm, group_norm_silu
 from scratchdiff.ops.shape import concat, depth_to_space, getitem, reshape, space_to_depth, transpose
 
 __all__ = [
-    "add", "attention", "concat", "conv2d", "cross_entropy", "depth_to_space", "discretized_normal_log_prob", "div",
+    "add", "attention", "clip", "concat", "conv2d", "cross_entropy", "depth_to_space", "discretized_normal_log_prob", "div",
     "dropout", "exp", "gelu", "getitem", "group_norm", "group_norm_silu", "linear", "log", "matmul", "mean", "mse", "mul",
     "neg", "normal_kl", "normal_log_prob", "power", "relu", "reshape", "sigmoid", "silu", "silu_linear", "softmax",
     "space_to_depth", "sub", "sum", "tanh", "timestep_embedding", "transpose", "upsample_nearest",

@@ -31,6 +31,13 @@ def relu(x):
 
 
 @op
+def clip(x, low, high):
+    """y = min(max(x, low), high). The gradient passes where low ≤ x ≤ high, and is 0 outside. low, high: numbers."""
+    inside = (low <= x) & (x <= high)
+    return np.clip(x, low, high), lambda dy: (dy * inside,)
+
+
+@op
 def silu(x):
     """y = x σ(x)   (Elfwing et al. 2017, "Swish"). Any shape."""
     s = logistic(x)

@@ -54,6 +54,7 @@ EXAMPLES = [
     Example("sigmoid", ops.sigmoid, ((2, 5),)),
     Example("tanh", ops.tanh, ((2, 5),)),
     Example("relu", ops.relu, ((2, 5),)),
+    Example("clip", lambda x: ops.clip(x, -0.5, 0.7), ((4, 5),)),
     Example("silu", ops.silu, ((2, 5),)),
     Example("gelu", ops.gelu, ((2, 5),)),
     Example("softmax", ops.softmax, ((2, 3, 5),)),

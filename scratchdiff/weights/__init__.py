@@ -1,5 +1,1 @@
 """Trained weights that the package carries: see `pretrained.py`."""
-
-from scratchdiff.weights.pretrained import pretrained
-
-__all__ = ["pretrained"]

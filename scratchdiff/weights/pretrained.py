@@ -16,7 +16,7 @@ import numpy as np
 
 from scratchdiff.checkpoint import load_checkpoint
 from scratchdiff.checks import require
-from scratchdiff.recipes import build
+from scratchdiff.recipes import MNIST, build
 
 FOLDER = Path(__file__).parent
 NAMES = ("mnist",)
@@ -26,7 +26,7 @@ def pretrained(name: str = "mnist") -> tuple:
     """(model, diffusion) of a denoiser that comes with the package. "mnist": digits, 28 × 28, with ten classes.
 
         model, diffusion = sd.pretrained("mnist")
-        x = sd.sample_ddim(diffusion, sd.guided(model, [7] * 8, 0.5), (8, 28, 28, 1), rng)      # eight sevens
+        x = sd.sample_ddim(diffusion, sd.guided(model, [7] * 8, 0.3), (8, 28, 28, 1), rng)      # eight sevens
 
     Raises ValueError for another name."""
     return load_pretrained(name)[:2]
@@ -44,9 +44,12 @@ def load_pretrained(name: str) -> tuple:
 
 
 def save_pretrained(run, path) -> None:
-    """Write the averaged weights of a run's folder and its settings to path, as `load_pretrained` reads them."""
+    """Write the averaged weights of a run's folder and its settings to path, as `load_pretrained` reads them.
+
+    How to sample (eta, guidance) is not part of the weights: it is taken from the recipe as it is now."""
     meta, groups = load_checkpoint(Path(run) / "model.npz")
-    settings = np.frombuffer(json.dumps(meta["settings"]).encode(), np.uint8)
+    settings = meta["settings"] | {key: MNIST[key] for key in ("eta", "guidance")}
+    settings = np.frombuffer(json.dumps(settings).encode(), np.uint8)
     np.savez_compressed(path, settings=settings, **{name: a.astype(np.float16) for name, a in groups["ema"].items()})
 
 

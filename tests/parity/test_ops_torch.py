@@ -110,6 +110,7 @@ CASES = [
     Case("sigmoid", ops.sigmoid, torch.sigmoid, ((4, 5),)),
     Case("tanh", ops.tanh, torch.tanh, ((4, 5),)),
     Case("relu", ops.relu, torch.relu, ((4, 5),)),
+    Case("clip", lambda x: ops.clip(x, -0.5, 0.7), lambda x: torch.clamp(x, -0.5, 0.7), ((4, 5),)),
     Case("silu", ops.silu, F.silu, ((4, 5),)),
     Case("gelu", ops.gelu, F.gelu, ((4, 5),)),
     Case("softmax", ops.softmax, lambda x: torch.softmax(x, -1), ((2, 3, 5),)),

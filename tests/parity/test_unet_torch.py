@@ -1,4 +1,4 @@
-"""The whole U-Net beside the same architecture in PyTorch: output, loss and every gradient, in float64."""
+"""The whole U-Net, and the MLP, beside the same architecture in PyTorch: output, loss and every gradient, in float64."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from scratchdiff.recipes import YARDSTICK
 
 torch = pytest.importorskip("torch")
 
-from torch_unet import TorchUNet, torch_layout, torch_name  # noqa: E402
+from torch_unet import TorchMLP, TorchUNet, torch_layout, torch_name  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -92,3 +92,24 @@ def test_the_gradient_of_every_parameter_and_of_the_image_equals_pytorchs(both):
 
 def test_the_yardstick_has_as_many_parameters_as_its_twin():
     assert sum(p.numel() for p in TorchUNet(**YARDSTICK).parameters()) == 2_734_945
+
+
+def test_the_mlp_its_loss_and_every_gradient_equal_those_of_its_twin_in_the_benchmark():
+    rng = np.random.default_rng(2)
+    ours, theirs = sd.MLP(dim=2, width=12, num_blocks=2, dtype=np.float64, rng=rng), TorchMLP(2, 12, 2).double()
+    fill_zeros(ours.parameters(), rng)
+    twins = dict(theirs.named_parameters())
+    assert {torch_name(name) for name in ours.parameters()} == set(twins)
+    for name, p in ours.parameters().items():
+        twin = twins[torch_name(name)]
+        twin.data = torch_layout(p.data, twin.shape)
+    xt, target = rng.standard_normal((2, 3, 2))
+    with sd.Tape() as tape:
+        loss = ops.mse(ours(xt, np.array(T)), target)
+    tape.backward(loss)
+    want = torch.nn.functional.mse_loss(theirs(torch.from_numpy(xt), torch.tensor(T)), torch.from_numpy(target))
+    want.backward()
+    assert loss.item() == pytest.approx(want.item(), rel=1e-12)
+    for name, p in ours.parameters().items():
+        gradient = twins[torch_name(name)].grad
+        close(torch_layout(p.grad, gradient.shape).numpy(), gradient.numpy())
