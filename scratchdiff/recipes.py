@@ -34,13 +34,13 @@ YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1
 
 # Digits in three minutes on two cores, found by trying. A small net and small batches take more steps in that time than
 # larger ones; attention pays; a high learning rate pays most of all. eta = 1 (fresh noise at each sampling step) lets
-# late steps mend what early ones got wrong. guidance = 0.3 trades a little variety for clearness; demos/README.md has the
+# late steps mend what early ones got wrong. guidance = 0.5 trades a little variety for clearness; demos/README.md has the
 # figures by which it was chosen.
 MNIST = dict(
     network="UNet",
     network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2), num_res_blocks=1,
                       attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
-    schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, images=True, eta=1.0, guidance=0.3,
+    schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, images=True, eta=1.0, guidance=0.5,
     loss="simple", label_dropout=0.1, accumulate=1,
 )  # fmt: skip
 

@@ -327,6 +327,16 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     + [(lambda: sd.pc_steps(D, still, (2, 2), RNG, 11), "1..10, got 11")],
     "ddim_flow": [(lambda: sd.ddim_flow(D, still, M, 0), "ddim_flow: steps must lie in 1..10, got 0")],
     "recompute": [(lambda: sd.recompute(lambda x: x.data)(sd.Tensor(M)), "f must return a Tensor, got ndarray")],
+    "geometric_sigmas": [(lambda: sd.geometric_sigmas(1, 2, 5), "needs first > last > 0")],
+    "dsm_loss": [(lambda: sd.dsm_loss(still, M, [-1.0], RNG), "sigmas must be positive")],
+    "annealed_langevin_steps": [(lambda: sd.annealed_langevin_steps(still, [1.0], (2, 2), RNG, step=0), "step .*got 0")],
+    "VPSDE": [(lambda: sd.VPSDE(2.0, 1.0), "VPSDE: needs 0 < beta_min < beta_max")],
+    "SubVPSDE": [(lambda: sd.SubVPSDE(0.0, 1.0), "SubVPSDE: needs 0 < beta_min < beta_max")],
+    "VESDE": [(lambda: sd.VESDE(2.0, 1.0), "VESDE: needs 0 < sigma_min < sigma_max")],
+    "sde_steps": [
+        (lambda: sd.sde_steps(sd.VPSDE(), still, (2, 2), RNG, steps=0), "steps must be a positive integer, got 0")
+    ],
+    "sde_log_prob": [(lambda: sd.sde_log_prob(sd.VPSDE(), still, M, probes=0), "probes must be a positive integer, got 0")],
     "heun_steps": [(lambda: sd.heun_steps(D, still, (2, 2), RNG, 2.5), "steps must be 1 or more .*steps 2.5")]
     + [(lambda c=c: sd.heun_steps(D, still, (2, 2), RNG, churn=c), f"churn .*got {c}") for c in (-1, np.nan)]
     + [(lambda r=r: sd.heun_steps(D, still, (2, 2), RNG, rho=r), f"rho .*rho {r}") for r in (0, np.nan)],

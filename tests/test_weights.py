@@ -18,7 +18,7 @@ def test_the_file_is_below_two_megabytes_and_the_model_is_one_of_digits():
 def test_it_draws_the_digits_that_it_is_asked_for():
     model, diffusion = sd.pretrained()
     labels = np.arange(20) % 10
-    x = sd.sample_ddim(diffusion, sd.guided(model, labels, 0.3), (20, 28, 28, 1), np.random.default_rng(0), steps=10)
+    x = sd.sample_ddim(diffusion, sd.guided(model, labels, 0.5), (20, 28, 28, 1), np.random.default_rng(0), steps=10)
     _, probabilities = classify(np.clip(x, -1, 1))
     assert (probabilities.argmax(1) == labels).mean() >= 0.9
 

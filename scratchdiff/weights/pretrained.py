@@ -26,7 +26,7 @@ def pretrained(name: str = "mnist") -> tuple:
     """(model, diffusion) of a denoiser that comes with the package. "mnist": digits, 28 × 28, with ten classes.
 
         model, diffusion = sd.pretrained("mnist")
-        x = sd.sample_ddim(diffusion, sd.guided(model, [7] * 8, 0.3), (8, 28, 28, 1), rng)      # eight sevens
+        x = sd.sample_ddim(diffusion, sd.guided(model, [7] * 8, 0.5), (8, 28, 28, 1), rng)      # eight sevens
 
     Raises ValueError for another name."""
     return load_pretrained(name)[:2]
