@@ -122,11 +122,12 @@ def ratio_for_overlap(dims: int, target: float = 0.5) -> float:
 
 
 def step_for_ladder(sigmas, per_level: int) -> float:
-    """The `step` at which the noise left after per_level steps at a level is nearest to that of the level (Technique 4).
+    """The `step` that leaves the least noise above that of each level, with per_level steps at it   (Technique 4).
 
-    With ratio γ = σ_{i−1}/σ_i, a level starts with variance γ² σ_i² too much of noise; after T steps of size
-    α_i = ε σ_i²/σ_L² the variance over σ_i² is (1 − ε/2σ_L²)^{2T} (γ² − c) + c, with c = (ε/σ_L²)/(1 − (1 − ε/2σ_L²)²).
-    It is above 1 for every ε, and we choose the ε that makes it least. (Their formulas have steps α, ours α/2: ε here is twice theirs.)"""
+    With ratio γ = σ_{i−1}/σ_i, a level starts with noise of variance γ² σ_i² on data at one point. After T steps of size
+    α_i = ε σ_i²/σ_L² the variance over σ_i² is (1 − ε/2σ_L²)^{2T} (γ² − c) + c, c = (ε/σ_L²)/(1 − (1 − ε/2σ_L²)²).
+    It is above 1 for every ε, and we choose the ε that makes it least. (Their steps are α, ours α/2: our ε is twice theirs.)
+    """
     from scipy.optimize import minimize_scalar
 
     sigmas = check_sigmas("step_for_ladder", sigmas)
