@@ -34,6 +34,7 @@ from scratchdiff.diffusion import (
     SAMPLERS,
     VESDE,
     VPSDE,
+    BinomialDiffusion,
     Bound,
     GaussianDiffusion,
     ImportanceTimes,
@@ -74,14 +75,14 @@ from scratchdiff.recompute import recompute
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle", "SAMPLERS", "Schedule",
-           "SubVPSDE", "Tape", "Tensor", "UNet", "VESDE", "VPSDE", "annealed_langevin_steps",
-           "constant_schedule", "cosine_schedule", "data", "ddim_flow", "ddim_steps", "ddpm_steps",
-           "diffusion", "dpm_steps", "dsm_loss", "geometric_sigmas", "gradcheck", "guided", "heun_steps",
-           "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "ode_log_prob", "ode_steps", "op",
-           "ops", "pc_steps", "pretrained", "quadratic_schedule", "recompute", "sample_ddim", "sample_ddpm",
-           "sde_log_prob", "sde_steps", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss",
-           "zero_terminal_snr"]  # fmt: skip
+__all__ = ["Adam", "BinomialDiffusion", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle",
+           "SAMPLERS", "Schedule", "SubVPSDE", "Tape", "Tensor", "UNet", "VESDE", "VPSDE",
+           "annealed_langevin_steps", "constant_schedule", "cosine_schedule", "data", "ddim_flow",
+           "ddim_steps", "ddpm_steps", "diffusion", "dpm_steps", "dsm_loss", "geometric_sigmas", "gradcheck",
+           "guided", "heun_steps", "jsd_schedule", "linear_schedule", "min_snr_weights", "nn", "ode_log_prob",
+           "ode_steps", "op", "ops", "pc_steps", "pretrained", "quadratic_schedule", "recompute",
+           "sample_ddim", "sample_ddpm", "sde_log_prob", "sde_steps", "sigmoid_alpha_bar_schedule",
+           "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 LAZY = "checkpoint", "kernels", "metrics", "optim", "plots", "recipes", "runs", "trace", "train", "weights"

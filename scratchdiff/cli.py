@@ -264,19 +264,19 @@ def print_bound(args) -> None:
     rng = np.random.default_rng(args.seed)
     x0, labels, name = examples(settings["data"], args.bound, args.data_dir, rng, settings["network_args"].get("image_size"))
     classes = settings["network_args"].get("num_classes")
-    told = bool(classes) and labels is not None and not args.hide_labels
+    use_labels = bool(classes) and labels is not None and not args.hide_labels
     parts = []
     for i in watch_batches(range(0, len(x0), 100), f"bound of {len(x0)} examples"):
         batch = slice(i, i + 100)
-        of_batch = labels[batch] if told else None
+        of_batch = labels[batch] if use_labels else None
         parts.append(diffusion.bound(model, x0[batch], rng, of_batch, min(args.draws, diffusion.schedule.T)))
     bound = Bound(np.concatenate([part.terms for part in parts]), parts[0].dims)
 
     each = bound.nats / (bound.dims * np.log(2))
-    given = " given the digit" if told else ""
+    given = " given the digit" if use_labels else ""
     print(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
           f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
-    if told:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
+    if use_labels:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
         unaided = bound.bits_per_dim + np.log2(classes) / bound.dims
         print(f"not given it, at most {unaided:.3f}: naming one of {classes} costs {np.log2(classes):.1f} bits more")
     path = Path(args.run) / "bound.png"
@@ -293,21 +293,20 @@ def print_likelihood(args) -> None:
     x0, labels, name = examples(settings["data"], args.ode, args.data_dir, rng, settings["network_args"].get("image_size"))
     points = x0.ndim == 2
     x0 = (x0 if points else dequantised(x0, rng)).astype(model.dtype)
-    told = bool(settings["network_args"].get("num_classes")) and labels is not None and not args.hide_labels
+    use_labels = bool(settings["network_args"].get("num_classes")) and labels is not None and not args.hide_labels
     parts = []
     for i in watch_batches(range(0, len(x0), 50), f"likelihood of {len(x0)} examples"):
 
-        def of_classes(xt, t, some=labels[i : i + 50] if told else None):  # xt holds each example once for each probe
+        def of_classes(xt, t, some=labels[i : i + 50] if use_labels else None):  # xt holds each example once for each probe
             return model(xt, t, labels=np.tile(some, len(xt) // len(some)))
 
-        parts.append(
-            ode_log_prob(diffusion, of_classes if told else model, x0[i : i + 50], rng, None if points else 1, rtol=1e-4)
-        )
+        field = of_classes if use_labels else model
+        parts.append(ode_log_prob(diffusion, field, x0[i : i + 50], rng, None if points else 1, rtol=1e-4))
     values = np.concatenate(parts) if points else bits_per_dim(np.concatenate(parts), x0[0].size)
     unit = (
         "nats, log p(x)"
         if points
-        else f"bits/dim{' given the digit' if told else ''}, a bound in the mean, up to the probes' noise"
+        else f"bits/dim{' given the digit' if use_labels else ''}, a bound in the mean, up to the probes' noise"
     )
     print(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {values.std() / np.sqrt(len(values)):.3f} {unit}")
 

@@ -136,6 +136,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "ops.cross_entropy": [
         (lambda y=y: ops.cross_entropy(M, y), "cross_entropy: logits") for y in ([0], [0, 3], [0, -1], [0.0, 1.0])
     ],
+    "ops.bernoulli_log_prob": [(lambda: ops.bernoulli_log_prob(M, V), "bernoulli_log_prob: all arguments must have")],
     "ops.normal_kl": [
         (lambda: ops.normal_kl(M, M, M, V), r"normal_kl: all arguments must have one shape, got .*\(6,\)"),
         (lambda: ops.normal_kl(M, M, M.astype(int), M), "normal_kl: needs floats, got .*int64"),
@@ -327,6 +328,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     + [(lambda: sd.pc_steps(D, still, (2, 2), RNG, 11), "1..10, got 11")],
     "ddim_flow": [(lambda: sd.ddim_flow(D, still, M, 0), "ddim_flow: steps must lie in 1..10, got 0")],
     "recompute": [(lambda: sd.recompute(lambda x: x.data)(sd.Tensor(M)), "f must return a Tensor, got ndarray")],
+    "BinomialDiffusion": [(lambda: sd.BinomialDiffusion(0), "T must be a positive integer, got 0")],
     "geometric_sigmas": [(lambda: sd.geometric_sigmas(1, 2, 5), "needs first > last > 0")],
     "dsm_loss": [(lambda: sd.dsm_loss(still, M, [-1.0], RNG), "sigmas must be positive")],
     "annealed_langevin_steps": [(lambda: sd.annealed_langevin_steps(still, [1.0], (2, 2), RNG, step=0), "step .*got 0")],
@@ -476,6 +478,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: plots.save_loss("x.png", []), "save_loss"),
         (lambda: plots.save_loss("x.png", M), r"\(2, 3\)"),
     ],
+    "data.heartbeats": [(lambda: data.heartbeats(0, RNG), "n must be a positive integer, got 0")],
     "data.read_images": [(lambda: data.read_images(".", 0), "image_size must be a positive integer, got 0")],
     "plots.save_clouds": [
         (lambda: plots.save_clouds("x.png", [], []), "save_clouds"),

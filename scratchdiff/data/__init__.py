@@ -10,12 +10,13 @@ import itertools
 
 import numpy as np
 
+from scratchdiff.data.heartbeats import heartbeats
 from scratchdiff.data.images import read_images
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
 from scratchdiff.data.npy import read_npy
 from scratchdiff.data.toy2d import TOY_NAMES, toy
 
-__all__ = ["TOY_NAMES", "batches", "download_mnist", "mnist", "read_idx", "read_images", "read_npy", "toy"]
+__all__ = ["TOY_NAMES", "batches", "download_mnist", "heartbeats", "mnist", "read_idx", "read_images", "read_npy", "toy"]
 
 
 def batches(images, batch_size, rng):

@@ -11,9 +11,11 @@ oracle.py       data whose best denoiser is a formula
 likelihood.py   log-densities by the ODE
 score.py        score matching over a ladder of noise levels, annealed Langevin dynamics
 sde.py          the same in continuous time: VP, sub-VP and VE SDEs
+binomial.py     diffusion over bits
 flow.py         the deterministic sampler as a differentiable map
 """
 
+from scratchdiff.diffusion.binomial import BinomialDiffusion
 from scratchdiff.diffusion.bound import Bound, vlb_loss
 from scratchdiff.diffusion.flow import ddim_flow
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
@@ -37,10 +39,10 @@ from scratchdiff.diffusion.sde import VESDE, VPSDE, SubVPSDE, sde_log_prob, sde_
 from scratchdiff.diffusion.solvers import SAMPLERS, dpm_steps, heun_steps, ode_steps
 from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
-__all__ = ["Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep", "Schedule", "SubVPSDE",
-           "VESDE", "VPSDE", "annealed_langevin_steps", "bits_per_dim", "constant_schedule",
-           "cosine_schedule", "ddim_flow", "ddim_steps", "ddpm_steps", "dequantised", "dpm_steps", "dsm_loss",
-           "geometric_sigmas", "guided", "heun_steps", "jsd_schedule", "linear_schedule", "loss_at",
-           "min_snr_weights", "ode_log_prob", "ode_steps", "pc_steps", "quadratic_schedule", "sample_ddim",
-           "sample_ddpm", "sde_log_prob", "sde_steps", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
-           "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+__all__ = ["BinomialDiffusion", "Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep",
+           "Schedule", "SubVPSDE", "VESDE", "VPSDE", "annealed_langevin_steps", "bits_per_dim",
+           "constant_schedule", "cosine_schedule", "ddim_flow", "ddim_steps", "ddpm_steps", "dequantised",
+           "dpm_steps", "dsm_loss", "geometric_sigmas", "guided", "heun_steps", "jsd_schedule",
+           "linear_schedule", "loss_at", "min_snr_weights", "ode_log_prob", "ode_steps", "pc_steps",
+           "quadratic_schedule", "sample_ddim", "sample_ddpm", "sde_log_prob", "sde_steps",
+           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip

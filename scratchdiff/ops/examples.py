@@ -72,6 +72,7 @@ EXAMPLES = [
     Example("attention", ops.attention, ((2, 3, 4, 2), (2, 3, 4, 2), (2, 3, 4, 2))),
     Example("timestep_embedding", lambda t: ops.timestep_embedding(t, 7), ((3,),)),
     Example("mse", ops.mse, ((2, 3, 5), (2, 3, 5))),
+    Example("bernoulli_log_prob", ops.bernoulli_log_prob, ((2, 5), (2, 5))),
     Example("normal_kl", ops.normal_kl, ((2, 5), (2, 5), (2, 5), (2, 5))),
     Example("normal_log_prob", ops.normal_log_prob, ((2, 5), (2, 5), (2, 5))),
     Example("discretized_normal_log_prob", pixels_log_prob, ((2, 5), (2, 5))),

@@ -7,6 +7,7 @@ import numpy as np
 
 from scratchdiff.autograd import op
 from scratchdiff.checks import require
+from scratchdiff.ops.activations import logistic
 
 LOG_2PI = np.log(2 * np.pi)
 
@@ -17,6 +18,16 @@ def check_entries(name: str, x, *others) -> None:
     require(one_shape, f"{name}: all arguments must have one shape", shapes=[np.shape(a) for a in (x, *others)])
     dtypes = [np.asarray(a).dtype for a in (x, *others)]
     require(all(dtype.kind == "f" for dtype in dtypes), f"{name}: needs floats", dtypes=[str(dtype) for dtype in dtypes])
+
+
+@op
+def bernoulli_log_prob(x, logits):
+    """y = x log p + (1−x) log(1−p), p = σ(logits), entry by entry: the log-probability of bits x, or for x in [0, 1] the
+    negative cross-entropy of coins. Any equal shapes; ValueError otherwise.
+
+    With log p = l − log(1 + eˡ) and log(1−p) = −log(1 + eˡ) it is x l − log(1 + eˡ), so ∂y/∂l = x − σ(l) and ∂y/∂x = l."""
+    check_entries("bernoulli_log_prob", x, logits)
+    return x * logits - np.logaddexp(0, logits), lambda dy: (dy * logits, dy * (x - logistic(logits)))
 
 
 @op

@@ -114,6 +114,8 @@ CASES = [
     Case("silu", ops.silu, F.silu, ((4, 5),)),
     Case("gelu", ops.gelu, F.gelu, ((4, 5),)),
     Case("softmax", ops.softmax, lambda x: torch.softmax(x, -1), ((2, 3, 5),)),
+    Case("bernoulli_log_prob", ops.bernoulli_log_prob,
+         lambda x, z: -F.binary_cross_entropy_with_logits(z, x, reduction="none"), ((2, 3),) * 2),
     Case("normal_kl", ops.normal_kl, lambda m, v, n, w: torch.distributions.kl_divergence(normal(m, v), normal(n, w)),
          ((2, 3),) * 4),
     Case("normal_log_prob", ops.normal_log_prob, lambda x, m, v: normal(m, v).log_prob(x), ((2, 3),) * 3),
