@@ -7,7 +7,7 @@ The files are chapters, and each imports only from the ones before it:
     gradcheck.py    central differences against the tape
     kernels/        compiled twins of the formulas in ops/, optional to read
     ops/            every op: forward and hand-derived backward side by side
-    nn/             layers, the MLP and the U-Net: parameters and wiring
+    nn/             layers, the MLP, the U-Net, the Transformer: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates
     trace.py        watchers of the tape: where did the first NaN arise?
     recompute.py    an op that keeps nothing and computes it again
@@ -69,13 +69,13 @@ from scratchdiff.diffusion import (
     zero_terminal_snr,
 )
 from scratchdiff.gradcheck import gradcheck
-from scratchdiff.nn import MLP, UNet
+from scratchdiff.nn import MLP, DiT, UNet
 from scratchdiff.optim import EMA, Adam
 from scratchdiff.recompute import recompute
 
 __version__ = "0.1.0"
 
-__all__ = ["Adam", "BinomialDiffusion", "Bound", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle",
+__all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle",
            "SAMPLERS", "Schedule", "SubVPSDE", "Tape", "Tensor", "UNet", "VESDE", "VPSDE",
            "annealed_langevin_steps", "constant_schedule", "cosine_schedule", "data", "ddim_flow",
            "ddim_steps", "ddpm_steps", "diffusion", "dpm_steps", "dsm_loss", "geometric_sigmas", "gradcheck",

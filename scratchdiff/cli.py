@@ -26,7 +26,7 @@ from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
-from scratchdiff.recipes import LOSSES, MNIST, SCHEDULES, TOY, YARDSTICK, build, build_loss, with_variance
+from scratchdiff.recipes import LOSSES, MNIST, SCHEDULES, TOY, YARDSTICK, build, build_loss, with_network, with_variance
 from scratchdiff.runs import CHECKPOINT, draw, examples, load_data, load_images, load_run
 from scratchdiff.train import train
 
@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--schedule", choices=SCHEDULES, help=f"of the noise ({both['schedule']})")
     c.add_argument("--predict", choices=PREDICTIONS, help=f"what the network predicts ({both['predict']})")
     c.add_argument("--loss", choices=LOSSES, help="(simple)")
-    c.add_argument("--channels", type=positive_int, metavar="N", help="of the U-Net's first level, or the width of the MLP "
+    c.add_argument("--network", choices=("UNet", "DiT"), help="the denoiser of images (UNet)")
+    c.add_argument("--channels", type=positive_int, metavar="N", help="at the U-Net's first level, or width of DiT and MLP "
                    f"({MNIST['network_args']['ch']} for images, {TOY['network_args']['width']} for points)")  # fmt: skip
     c.add_argument("--ema", type=float, metavar="DECAY", help=f"of the averaged weights ({both['ema']})")
     c.add_argument("--label-dropout", type=float, metavar="P", help="the share of labels hidden in training (0.1)")
@@ -161,10 +162,11 @@ def run_train(args) -> int:
 
 def with_options(recipe: dict, args) -> dict:
     """The recipe with what the command line sets."""
+    recipe = with_network(recipe, args.network) if args.network else recipe
     keys = ("lr", "batch_size", "accumulate", "schedule", "predict", "loss", "ema", "label_dropout")
     recipe = recipe | {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.channels:
-        width = "width" if recipe["network"] == "MLP" else "ch"
+        width = "ch" if recipe["network"] == "UNet" else "width"
         recipe["network_args"] = recipe["network_args"] | {width: args.channels}
     return recipe
 

@@ -19,10 +19,10 @@ from scratchdiff.diffusion import (
     sigmoid_beta_schedule,
     vlb_loss,
 )
-from scratchdiff.nn import MLP, UNet
+from scratchdiff.nn import MLP, DiT, UNet
 
 LOSSES = ("simple", "min-snr", "vlb")
-NETWORKS = {"UNet": UNet, "MLP": MLP}
+NETWORKS = {"UNet": UNet, "DiT": DiT, "MLP": MLP}
 # (zero_terminal_snr changes a schedule rather than being one, and suits no recipe that predicts eps: call it yourself)
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": quadratic_schedule,
              "constant": constant_schedule, "jsd": jsd_schedule, "sigmoid_beta": sigmoid_beta_schedule,
@@ -44,12 +44,26 @@ MNIST = dict(
     loss="simple", label_dropout=0.1, accumulate=1,
 )  # fmt: skip
 
+# The diffusion Transformer in the U-Net's place: demos/lessons/17_dit.py compares them.
+DIT = dict(width=96, depth=4, heads=4, patch_size=4)
+
 # Points in the plane in under a minute.
 TOY = dict(
     network="MLP", network_args=dict(dim=2, width=128, num_blocks=3),
     schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, images=False, eta=0.0,
     loss="simple", label_dropout=0.1, accumulate=1,
 )  # fmt: skip
+
+
+def with_network(recipe: dict, network: str) -> dict:
+    """A recipe for images with the denoiser "UNet" or "DiT", of about as many parameters. ValueError for other names."""
+    require(network in ("UNet", "DiT") and recipe["network"] != "MLP", "with_network: must be UNet or DiT, for images",
+            network=network)  # fmt: skip
+    if network == recipe["network"]:
+        return recipe
+    shared = {key: recipe["network_args"][key] for key in ("image_size", "in_channels", "out_channels", "num_classes")}
+    own = DIT if network == "DiT" else {key: value for key, value in MNIST["network_args"].items() if key not in shared}
+    return recipe | dict(network=network, network_args=shared | own, lr=1e-3 if network == "DiT" else MNIST["lr"])
 
 
 def for_images(image_size: int, channels: int) -> dict:

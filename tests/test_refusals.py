@@ -126,6 +126,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: ops.attention(X, X[..., :5], X), "attention: shapes q"),
         (lambda: ops.attention(X, X[:, :3], X), "attention: shapes"),
         (lambda: ops.attention(V, V, V), "attention"),
+        (lambda: ops.attention(X, X, X, mask=np.ones((4, 4))), r"mask must be boolean and broadcast to \(2, 4, 4, 4\)"),
+        (lambda: ops.attention(X, X, X, mask=np.ones((3, 4), bool)), "mask must be boolean and broadcast to"),
     ],
     "ops.timestep_embedding": [
         (lambda: ops.timestep_embedding(M, 8), r"got t .*\(2, 3\)"),
@@ -135,6 +137,19 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "ops.mse": [(lambda: ops.mse(M, V), r"mse: .*x .*\(2, 3\), target .*\(6,\)"), (lambda: ops.mse(M[:0], M[:0]), "mse")],
     "ops.cross_entropy": [
         (lambda y=y: ops.cross_entropy(M, y), "cross_entropy: logits") for y in ([0], [0, 3], [0, -1], [0.0, 1.0])
+    ],
+    "ops.embedding": [
+        (lambda: ops.embedding(V, [0]), "embedding: the weight must be"),
+        (lambda: ops.embedding(M, [0, 2]), "embedding: the indices must be integers in 0..1"),
+        (lambda: ops.embedding(M, [0.0]), "embedding: the indices must be integers in 0..1"),
+    ],
+    "ops.huber": [
+        (lambda: ops.huber(M, V), "huber: x and target must have one shape"),
+        (lambda: ops.huber(M, M, delta=0), "huber: delta must be positive, got 0"),
+    ],
+    "ops.layer_norm": [
+        (lambda: ops.layer_norm(X, V[:3], V), "layer_norm: scale and shift have one entry per channel"),
+        (lambda: ops.layer_norm(X, V, V, eps=0), "layer_norm: eps must be positive, got 0"),
     ],
     "ops.bernoulli_log_prob": [(lambda: ops.bernoulli_log_prob(M, V), "bernoulli_log_prob: all arguments must have")],
     "ops.normal_kl": [
@@ -152,6 +167,21 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     # networks
     "nn.SiLULinear": [(lambda: nn.SiLULinear(0, 3, rng=RNG), "in_features must be a positive integer, got 0")],
     "nn.GroupNormSiLU": [(lambda: nn.GroupNormSiLU(6, 4), "4 groups do not divide 6")],
+    "nn.causal_mask": [(lambda: nn.causal_mask(0), "causal_mask: length must be a positive integer, got 0")],
+    "nn.LayerNorm": [(lambda: nn.LayerNorm(0), "LayerNorm: width must be a positive integer, got 0")],
+    "nn.MultiHeadAttention": [(lambda: nn.MultiHeadAttention(6, 4, rng=RNG), "4 heads do not divide a width of 6")],
+    "nn.FeedForward": [(lambda: nn.FeedForward(6, 0, rng=RNG), "out_features must be a positive integer, got 0")],
+    "nn.TransformerBlock": [
+        (lambda: nn.TransformerBlock(6, 2, 8, dropout=1.0, rng=RNG), "dropout must be in .*got 1.0"),
+        (lambda: nn.TransformerBlock(6, 2, 8, cross=True, rng=RNG)(X[0]), "cross=True got memory=False"),
+    ],
+    "nn.DiT": [
+        (lambda: nn.DiT(28, 1, 1, patch_size=3, rng=RNG), "patches of 3 do not tile images of 28 pixels"),
+        (lambda: nn.DiT(28, 1, 1, width=4, rng=RNG), "width of at least 8, got 4"),
+        (lambda: nn.DiT(28, 1, 0, rng=RNG), "out_channels must be a positive integer, got 0"),
+        (lambda: nn.DiT(8, 1, 1, 8, 1, rng=RNG)(X, [1, 2]), r"DiT: needs xt of shape \(N, 8, 8, 1\)"),
+        (lambda: nn.DiT(4, 6, 1, 8, 1, rng=RNG)(X, [1, 2], [0, 0]), "DiT: this network was made without num_classes"),
+    ],
     "nn.Linear": [(lambda n=n: nn.Linear(n, 3, rng=RNG), f"Linear: in_features .*{n}") for n in (0, -1, 1.5)]
     + [(lambda t=t: nn.Linear(2, 3, rng=RNG, dtype=t), "must be float32 or float64") for t in (np.float16, int)],
     "nn.Conv2d": [
@@ -425,6 +455,10 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "recipes.with_variance": [
         (lambda: recipes.build(recipes.with_variance(recipes.TOY, "large"), RNG), "'large'"),  # `build` has the check
     ],
+    "recipes.with_network": [
+        (lambda: recipes.with_network(recipes.MNIST, "MLP"), "must be UNet or DiT, for images, got 'MLP'"),
+        (lambda: recipes.with_network(recipes.TOY, "DiT"), "must be UNet or DiT, for images"),
+    ],
     "recipes.build_loss": [
         (lambda: recipes.build_loss(recipes.TOY | dict(loss="huber"), D), "loss must be one of .*got 'huber'"),
     ],
@@ -536,7 +570,7 @@ def test_every_public_name_is_in_the_table():
         checkpoint.directory checkpoint.read checkpoint.check_meta checkpoint.lock checkpoint.Allotment
         optim.unit_progress optim.adam_update
         metrics.symmetric_sqrt autograd.finite autograd.constant"""
-    twice = {f"{room}.{name}" for room in ("nn", "optim", "autograd") for name in sd.__all__} | {"MLP", "UNet"}
+    twice = {f"{room}.{name}" for room in ("nn", "optim", "autograd") for name in sd.__all__} | {"MLP", "UNet", "DiT"}
     listed = set(REFUSALS) | {name.removeprefix("nn.") for name in REFUSALS}
     assert exported - kinds - set(helpers.split()) - twice - listed == set()
     assert set(REFUSALS) <= exported

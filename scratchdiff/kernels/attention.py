@@ -5,12 +5,15 @@ in the cache from the first product to the last, and gives each thread its share
 import numpy as np
 from numba import njit, prange
 
+from scratchdiff.kernels import FORMULAS
 from scratchdiff.kernels.exponential import exp
 from scratchdiff.kernels.memory import prepare
 
 
-def attend(q, k, v):
-    """See ops.attention.attend."""
+def attend(q, k, v, mask=None):
+    """See ops.attention.attend. With a mask that formula itself runs: only the Transformer's lessons need one."""
+    if mask is not None:
+        return FORMULAS["attend"](q, k, v, mask)
     q, k, v = prepare(q, k, v)
     y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
     # a bound on every score: where float32 cannot hold it, the weights are computed in float64

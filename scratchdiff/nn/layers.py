@@ -104,12 +104,20 @@ class SelfAttention(Module):
     def __call__(self, x):
         N, H, W, C = x.shape
         h = self.norm(x)
+        q, k, v = (layer(h).reshape(N, H * W, C) for layer in (self.q, self.k, self.v))
+        return x + self.proj(multi_head(q, k, v, self.heads).reshape(N, H, W, C))
 
-        def split_heads(a):  # (N, H, W, C) → (N, heads, L, D), L = H W pixels
-            return a.reshape(N, H * W, self.heads, C // self.heads).transpose(0, 2, 1, 3)
 
-        y = ops.attention(split_heads(self.q(h)), split_heads(self.k(h)), split_heads(self.v(h)))
-        return x + self.proj(y.transpose(0, 2, 1, 3).reshape(N, H, W, C))
+def multi_head(q, k, v, heads: int, mask=None):
+    """Attention by each of the `heads` equal parts of the channels, side by side again.   q: (N, L, C), k, v: (N, M, C).
+
+    mask: as `ops.attention` takes it."""
+
+    def split(x):  # (N, L, C) → (N, heads, L, C/heads)
+        N, L, C = x.shape
+        return x.reshape(N, L, heads, C // heads).transpose(0, 2, 1, 3)
+
+    return ops.attention(split(q), split(k), split(v), mask=mask).transpose(0, 2, 1, 3).reshape(*q.shape)
 
 
 class TimestepMLP(Module):
@@ -131,6 +139,18 @@ def check_input(name: str, xt, t, shape: tuple) -> None:
     if np.shape(xt)[1:] != shape or np.shape(t) != np.shape(xt)[:1]:
         raise ValueError(f"{name}: needs xt of shape (N, {', '.join(map(str, shape))}) and t of (N,), "
                          f"got {np.shape(xt)} and {np.shape(t)}")  # fmt: skip
+
+
+def check_labels(name: str, labels, num_classes: int | None, N: int):
+    """Class labels as an array of N; None means class `num_classes`, which stands for any. A network made without classes
+    takes none. Raises the ValueError of the network `name` unless they are (N,) integers in 0..num_classes."""
+    if num_classes is None:
+        require(labels is None, f"{name}: this network was made without num_classes and takes no labels")
+        return None
+    labels = np.full(N, num_classes) if labels is None else np.asarray(labels)
+    fits = labels.shape == (N,) and labels.dtype.kind in "iu" and ((0 <= labels) & (labels <= num_classes)).all()
+    require(fits, f"{name}: labels must be {N} integers in 0..{num_classes}", labels=labels)
+    return labels
 
 
 def as_input(xt, dtype):

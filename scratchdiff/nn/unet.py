@@ -12,6 +12,7 @@ from scratchdiff.nn.layers import (
     TimestepMLP,
     as_input,
     check_input,
+    check_labels,
     zeros,
 )
 from scratchdiff.nn.module import Module
@@ -139,10 +140,8 @@ class UNet(Module):
     def __call__(self, xt, t, labels=None, dropout_rng=None):
         check_input("UNet", xt, t, (self.image_size, self.image_size, self.in_channels))
         temb = self.temb(t)
-        if self.num_classes:
-            temb = temb + self.class_emb[self.check_labels(labels, len(temb))]
-        else:
-            require(labels is None, "UNet: this network was made without num_classes and takes no labels")
+        if (labels := check_labels("UNet", labels, self.num_classes, len(temb))) is not None:
+            temb = temb + self.class_emb[labels]
         h = as_input(xt, self.dtype)
         if self.patch_size > 1:
             h = ops.space_to_depth(h, block=self.patch_size)
@@ -163,10 +162,3 @@ class UNet(Module):
 
         h = self.conv_out(self.norm_out(h))
         return ops.depth_to_space(h, block=self.patch_size) if self.patch_size > 1 else h
-
-    def check_labels(self, labels, N):
-        """The labels as an array, all "any class" for None. Raises ValueError if they are not (N,) integers in range."""
-        labels = np.full(N, self.num_classes) if labels is None else np.asarray(labels)
-        fits = labels.shape == (N,) and labels.dtype.kind in "iu" and ((0 <= labels) & (labels <= self.num_classes)).all()
-        require(fits, f"UNet: labels must be {N} integers in 0..{self.num_classes}", labels=labels)
-        return labels

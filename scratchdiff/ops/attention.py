@@ -40,16 +40,18 @@ def softmax(x):
 
 
 @op
-def attention(q, k, v):
+def attention(q, k, v, *, mask=None):
     """y = softmax(q kᵀ/√D) v   (Vaswani et al. 2017, Eq. 1).
 
     q: (N, heads, L, D), k: (N, heads, M, D), v: (N, heads, M, E) → (N, heads, L, E). Any leading axes will do.
-    Raises ValueError if the shapes do not fit."""
+    mask: booleans that broadcast to (..., L, M), True where query l may see key m, as `nn.causal_mask(L)`. A query that sees
+    no key gets zeros. Raises ValueError if the shapes do not fit or the mask is not boolean."""
     fits = min(q.ndim, k.ndim, v.ndim) >= 2 and q.shape[:-2] == k.shape[:-2] == v.shape[:-2]
     fits = fits and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2] >= 1
     require_fit("attention", fits, q=q, k=k, v=v)
     lead = q.shape[:-2]
-    y, backward_heads = attend(*[x.reshape(math.prod(lead), *x.shape[-2:]) for x in (q, k, v)])
+    heads = [x.reshape(math.prod(lead), *x.shape[-2:]) for x in (q, k, v)]
+    y, backward_heads = attend(*heads, resolve_mask(mask, (*lead, q.shape[-2], k.shape[-2])))
 
     def backward(dy):
         return tuple(dx.reshape(*lead, *dx.shape[1:]) for dx in backward_heads(dy.reshape(y.shape)))
@@ -57,18 +59,34 @@ def attention(q, k, v):
     return y.reshape(*lead, *y.shape[1:]), backward
 
 
+def resolve_mask(mask, shape: tuple):
+    """None, or the mask for N heads at once, (N, L, M). Raises the ValueError of `attention` for another shape or dtype."""
+    if mask is None:
+        return None
+    mask = np.asarray(mask)
+    fits = mask.dtype == bool and mask.ndim <= len(shape)
+    fits = fits and all(m in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1]))
+    require(fits, f"attention: the mask must be boolean and broadcast to {shape}", mask=mask)
+    return np.broadcast_to(mask, shape).reshape(math.prod(shape[:-2]), *shape[-2:])
+
+
 @kernel
-def attend(q, k, v):
-    """Attention for N heads at once.   q: (N, L, D), k: (N, M, D), v: (N, M, E) → y: (N, L, E); a: (N, L, M)."""
+def attend(q, k, v, mask=None):
+    """Attention for N heads at once.   q: (N, L, D), k: (N, M, D), v: (N, M, E) → y: (N, L, E); a, mask: (N, L, M).
+
+    Where the mask is False the score is −∞ and the weight 0. A query that sees nothing would have no largest score, so it
+    keeps its scores, and loses its weights afterwards."""
     root = q.dtype.type(np.sqrt(q.shape[2]))
     scores = np.matmul(q, k.swapaxes(1, 2), dtype=np.float64)  # the product of two float32 may be too large for a third
+    if mask is not None:
+        scores = np.where(mask | ~mask.any(2, keepdims=True), scores, -np.inf)
     a, softmax_backward = softmax.on_arrays(scores / root)
-    a = a.astype(q.dtype)
+    a = (a if mask is None else a * mask).astype(q.dtype)
 
     def backward(dy):
         dv = a.swapaxes(1, 2) @ dy
         da = dy @ v.swapaxes(1, 2)
-        (ds,) = softmax_backward(da)
+        (ds,) = softmax_backward(da if mask is None else da * mask)
         ds = (ds / root).astype(q.dtype)
         return ds @ k, ds.swapaxes(1, 2) @ q, dv
 

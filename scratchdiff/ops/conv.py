@@ -18,13 +18,18 @@ dx: an input number xp[n,a,b,c] moves the output pixel (i,j) if some tap (u,v) o
 
     dxp[n,a,b,c] = Σ_{u,v,d} dy[n,i,j,d] · w[u,v,c,d]      over the taps for which such a pixel (i,j) exists        (3)
 
-    It is easier to go the other way: each output pixel (i,j) hands dy[n,i,j] w[u,v]ᵀ back to the place that its tap (u,v)
-    read. Doing this for every tap adds up the same terms. The border of zeros is no part of x, so it is cut off.
+    It is easier to go the other way: start from zeros, and let each output pixel (i,j) add dy[n,i,j] w[u,v]ᵀ, a vector with
+    an entry for each c, at the place that its tap (u,v) read. Doing this for every tap adds up the same terms. A pixel that
+    no window reads keeps its 0. The border of zeros is no part of x, so it is cut off at the end.
 
 db: b[d] is added to every pixel of output channel d with factor 1, so db[d] = Σ_{n,i,j} dy[n,i,j,d].
 
-For one tap (u,v), the pixels that (1) reads form a grid with spacing s. `tap_pixels` below returns it as a view, so each of
-the three sums is one matrix product for each tap.
+For one tap (u,v), the pixels that (1) reads form a grid with spacing s: one pixel for each (i,j), none of them twice.
+`tap_pixels` below returns this grid as a view of xp, so reading it costs no copy and adding to it adds to dxp itself. Each
+of the three sums is then one matrix product for each tap.
+
+In the code, @op makes a function on arrays work on Tensors; it returns y and the function from dy to the gradients. @kernel
+says that a compiled twin of the same name in kernels/ runs in its place, unless SCRATCHDIFF_KERNELS=numpy asks for this one.
 """
 
 import numpy as np
@@ -67,8 +72,8 @@ def convolve(x, w, b, s, pads):
         dxp, dw = np.zeros_like(xp), np.empty_like(w)
         for u, v in np.ndindex(kh, kw):
             # forward: y += tap_pixels(xp, u, v) @ w[u, v]
-            tap_pixels(dxp, u, v, out_size, s)[...] += dy @ w[u, v].T
-            dw[u, v] = np.tensordot(tap_pixels(xp, u, v, out_size, s), dy, axes=((0, 1, 2), (0, 1, 2)))
+            tap_pixels(dxp, u, v, out_size, s)[...] += dy @ w[u, v].T  # (3)
+            dw[u, v] = np.tensordot(tap_pixels(xp, u, v, out_size, s), dy, axes=((0, 1, 2), (0, 1, 2)))  # (2): over n, i, j
         dx = dxp[:, rows[0] : rows[0] + H, columns[0] : columns[0] + W]
         db = None if b is None else dy.sum((1, 2)) if b.ndim == 2 else dy.sum((0, 1, 2))
         return dx, dw, db

@@ -1,4 +1,5 @@
-"""The timestep as a vector: sines and cosines from fast to slow, so that near steps look alike and far ones differ."""
+"""Numbers as vectors. A timestep becomes sines and cosines from fast to slow, so that near steps look alike and far ones
+differ; a symbol becomes a row of a table that is learned."""
 
 import numpy as np
 
@@ -28,3 +29,22 @@ def timestep_embedding(t, dim, *, dtype=np.float64):
         return (((dy[:, :half] * cos - dy[:, half : 2 * half] * sin) @ omega).astype(dtype),)
 
     return y, backward
+
+
+@op
+def embedding(weight, indices):
+    """y = weight[indices]: for each symbol its row.   weight: (symbols, width), indices: (...) → (..., width).
+
+    A row gets the sum of the gradients at every place that looked it up: dweight[s] = Σ_{places with index s} dy[place].
+    Raises ValueError unless weight has two axes and the indices are integers in 0..symbols−1."""
+    indices = np.asarray(indices)
+    require(weight.ndim == 2, "embedding: the weight must be (symbols, width)", weight=weight)
+    inside = indices.dtype.kind in "iu" and ((0 <= indices) & (indices < len(weight))).all()
+    require(inside, f"embedding: the indices must be integers in 0..{len(weight) - 1}", indices=indices)
+
+    def backward(dy):
+        dweight = np.zeros_like(weight)
+        np.add.at(dweight, indices, dy)
+        return (dweight,)
+
+    return weight[indices], backward

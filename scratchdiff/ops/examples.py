@@ -33,6 +33,8 @@ def pixels_log_prob(mean, logvar):
     return ops.discretized_normal_log_prob(x, mean, logvar)
 
 
+SEEN = np.array([[True, False, True, False, True], [False] * 5, [True] * 5])  # the second query sees nothing
+
 EXAMPLES = [
     Example("add", ops.add, ((2, 1, 3), (5, 1))),
     Example("sub", ops.sub, ((2, 1, 3), (5, 1))),
@@ -67,11 +69,15 @@ EXAMPLES = [
     Example("conv2d", ops.conv2d, ((2, 5, 3, 4), (1, 1, 4, 3), (2, 3))),  # a bias for each image
     Example("group_norm", lambda x, a, b: ops.group_norm(x, a, b, groups=3), ((2, 3, 2, 6), (6,), (6,))),
     Example("group_norm_silu", lambda x, a, b: ops.group_norm_silu(x, a, b, groups=2), ((2, 5, 6), (6,), (6,))),
+    Example("layer_norm", ops.layer_norm, ((2, 3, 5), (5,), (5,))),
     Example("upsample_nearest", ops.upsample_nearest, ((2, 3, 2, 4),)),
     Example("attention", ops.attention, ((2, 1, 3, 4), (2, 1, 5, 4), (2, 1, 5, 3))),
     Example("attention", ops.attention, ((2, 3, 4, 2), (2, 3, 4, 2), (2, 3, 4, 2))),
+    Example("attention", lambda *qkv: ops.attention(*qkv, mask=SEEN), ((2, 1, 3, 4), (2, 1, 5, 4), (2, 1, 5, 3))),
+    Example("embedding", lambda w: ops.embedding(w, [[0, 3], [3, 3]]), ((4, 5),)),
     Example("timestep_embedding", lambda t: ops.timestep_embedding(t, 7), ((3,),)),
     Example("mse", ops.mse, ((2, 3, 5), (2, 3, 5))),
+    Example("huber", lambda x, y: ops.huber(x, y, delta=0.7), ((2, 3, 5), (2, 3, 5))),
     Example("bernoulli_log_prob", ops.bernoulli_log_prob, ((2, 5), (2, 5))),
     Example("normal_kl", ops.normal_kl, ((2, 5), (2, 5), (2, 5), (2, 5))),
     Example("normal_log_prob", ops.normal_log_prob, ((2, 5), (2, 5), (2, 5))),

@@ -38,3 +38,21 @@ def cross_entropy(logits, labels):
         return (dy / N * dlogits,)
 
     return -logp[rows, labels].mean(), backward
+
+
+@op
+def huber(x, target, *, delta=1.0):
+    """L = mean h(x − target), h(d) = ½ d² for |d| ≤ δ, else δ (|d| − ½ δ)   (Huber 1964).
+
+    h'(d) = d limited to ±δ, so no entry pulls harder than δ. Both of one shape and δ > 0, or ValueError."""
+    same = np.shape(x) == np.shape(target) and np.size(x) > 0
+    require(same, "huber: x and target must have one shape, and not be empty", x=np.asarray(x), target=np.asarray(target))
+    require(delta > 0, "huber: delta must be positive", delta=delta)
+    d = x - target
+    slope = np.clip(d, -delta, delta)
+
+    def backward(dy):
+        dx = (dy / d.size) * slope
+        return dx, -dx
+
+    return (slope * (d - slope / 2)).mean(), backward  # |d| ≤ δ: d (d − d/2);  d > δ: δ (d − δ/2)

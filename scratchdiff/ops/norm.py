@@ -47,6 +47,31 @@ def group_norm_silu(x, scale, shift, *, groups, eps=1e-6):
     return on_pixels(normalise_silu, x, scale, shift, groups, eps)
 
 
+@op
+def layer_norm(x, scale, shift, *, eps=1e-5):
+    """y = scale · x̂ + shift, x̂ = (x − μ)/σ, σ² = var + eps, μ and var over the last axis   (Ba et al. 2016).
+
+    x: (..., C); scale, shift: (C,). The derivation above holds with one position's C channels as the group, but for one
+    thing: scale differs within the group, which dx̂ = scale · dy takes in.
+    Raises ValueError if scale and shift are not (C,), C < 1, or eps ≤ 0."""
+    C = x.shape[-1] if x.ndim else 0
+    require(C >= 1 and scale.shape == (C,) and shift.shape == (C,),
+            "layer_norm: scale and shift have one entry per channel", x=x, scale=scale, shift=shift)  # fmt: skip
+    require(eps > 0, "layer_norm: eps must be positive", eps=eps)
+    mean = x.mean(-1, keepdims=True, dtype=np.float64).astype(x.dtype)
+    var = np.square(x - mean, dtype=np.float64).mean(-1, keepdims=True)
+    rstd = (1 / np.sqrt(var + eps)).astype(x.dtype)
+    xhat = (x - mean) * rstd
+
+    def backward(dy):
+        pixels = tuple(range(x.ndim - 1))
+        dxhat = dy * scale
+        dx = rstd * (dxhat - dxhat.mean(-1, keepdims=True) - xhat * (dxhat * xhat).mean(-1, keepdims=True))
+        return dx, (dy * xhat).sum(pixels), dy.sum(pixels)
+
+    return scale * xhat + shift, backward
+
+
 @kernel
 def normalise(x, scale, shift, groups, eps):
     """Group normalisation of x (N, L, C), that is N images of L pixels. scale, shift: (C,)."""

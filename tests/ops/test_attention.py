@@ -81,3 +81,32 @@ def test_attention_refuses_shapes_that_do_not_fit_and_names_them(q, k, v):
     with pytest.raises(ValueError) as caught:
         ops.attention(np.ones(q), np.ones(k), np.ones(v))
     assert str(caught.value) == f"attention: shapes q {q}, k {k}, v {v} do not fit"
+
+
+def test_a_masked_query_sees_only_what_its_row_allows_and_a_blind_one_gets_zeros_and_no_gradient():
+    q, k, v = draw((2, 3, 4), (2, 5, 4), (2, 5, 3))
+    mask = np.array([[True, False, True, False, False], [False] * 5, [True] * 5])
+    y = ops.attention(q, k, v, mask=mask).data
+    np.testing.assert_allclose(y[:, 0], ops.attention(q[:, :1], k[:, [0, 2]], v[:, [0, 2]]).data[:, 0], rtol=1e-12)
+    np.testing.assert_array_equal(y[:, 1], 0)
+    np.testing.assert_allclose(y[:, 2], ops.attention(q, k, v).data[:, 2], rtol=1e-12)
+    Q, K, V = map(sd.Tensor, (q, k, v))
+    with sd.Tape() as tape:
+        loss = (ops.attention(Q, K, V, mask=mask)[:, :2] ** 2).sum()
+    tape.backward(loss)
+    np.testing.assert_array_equal(Q.grad[:, 1], 0)
+    np.testing.assert_array_equal(K.grad[:, [1, 3, 4]], 0)
+
+
+def test_under_the_causal_mask_later_positions_do_not_reach_earlier_ones():
+    (x,) = draw((1, 6, 4))
+    y = ops.attention(x, x, x, mask=np.tri(6, dtype=bool)).data
+    later = x.copy()
+    later[:, 4:] += 1
+    np.testing.assert_array_equal(ops.attention(later, later, later, mask=np.tri(6, dtype=bool)).data[:, :4], y[:, :4])
+
+
+def test_a_mask_with_every_entry_true_changes_nothing():
+    q, k, v = draw((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2))
+    masked = ops.attention(q, k, v, mask=np.ones((4, 6), bool)).data
+    np.testing.assert_allclose(masked, ops.attention(q, k, v).data, rtol=1e-12)

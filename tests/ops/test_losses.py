@@ -68,3 +68,9 @@ def test_cross_entropy_refuses_labels_that_do_not_name_a_class_for_each_row(shap
         ops.cross_entropy(np.zeros(shape), labels)
     assert str(caught.value).startswith(f"cross_entropy: logits {shape} ")
     assert str(caught.value).endswith(f"{np.shape(labels)}")
+
+
+def test_huber_is_half_the_square_within_delta_and_a_line_of_slope_delta_beyond():
+    d = np.array([0.5, -0.5, 2.0, -3.0])
+    each = [ops.huber(np.array([a]), np.zeros(1), delta=1.0).item() for a in d]
+    np.testing.assert_allclose(each, [0.125, 0.125, 1.5, 2.5])

@@ -104,3 +104,10 @@ def test_group_norm_refuses_shapes_that_do_not_fit_and_names_them(x, scale, shif
 def test_group_norm_refuses_an_eps_that_is_not_positive(eps):
     with pytest.raises(ValueError, match=f"^group_norm: eps must be positive, got {eps}"):
         ops.group_norm(np.ones((2, 3, 6)), np.ones(6), np.ones(6), groups=2, eps=eps)
+
+
+def test_layer_norm_is_the_formula_position_by_position():
+    x, scale, shift = inputs((2, 3, 6))
+    want = scale * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) + shift
+    np.testing.assert_allclose(ops.layer_norm(x, scale, shift).data, want, rtol=1e-12)
+    assert sd.gradcheck(ops.layer_norm, x, scale, shift) < 1e-7

@@ -83,6 +83,10 @@ MASK = np.random.default_rng(3).random((4, 5)) >= 0.4
 LABELS = [4, 0, 4]
 PAIR = ((2, 1, 3), (5, 1))
 
+SEEN = np.random.default_rng(5).random((3, 4, 6)) < 0.6
+SEEN[..., 0] = True  # PyTorch answers a query that sees nothing with NaN or zeros, by version
+ROWS = [[0, 4, 4], [2, 0, 4]]
+
 CASES = [
     Case("add", ops.add, torch.add, PAIR),
     Case("sub", ops.sub, torch.sub, PAIR),
@@ -141,15 +145,24 @@ CASES = [
     group_norm_case((2, 3, 5, 6), 6),
     group_norm_case((4, 7, 6), 2, silu=True),
     group_norm_case((2, 3, 5, 8), 1, silu=True, eps=0.3),
+    Case("layer_norm", ops.layer_norm, lambda x, a, b: F.layer_norm(x, (6,), a, b, 1e-5), ((2, 3, 6), (6,), (6,))),
     Case("upsample_nearest", ops.upsample_nearest,
          lambda x: last(F.interpolate(first(x), scale_factor=2, mode="nearest")), ((2, 3, 2, 4),)),
     Case("upsample_nearest", lambda x: ops.upsample_nearest(x, 3),
          lambda x: last(F.interpolate(first(x), scale_factor=3, mode="nearest")), ((2, 3, 2, 4),)),
     Case("attention", ops.attention, F.scaled_dot_product_attention, ((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2))),
     Case("attention", ops.attention, F.scaled_dot_product_attention, ((1, 1, 9, 4),) * 3),
+    Case("attention", lambda *qkv: ops.attention(*qkv, mask=SEEN),
+         lambda *qkv: F.scaled_dot_product_attention(*qkv, attn_mask=torch.from_numpy(SEEN)),
+         ((2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 2))),
+    Case("attention", lambda *qkv: ops.attention(*qkv, mask=np.tri(7, dtype=bool)),
+         lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True), ((2, 3, 7, 4),) * 3),
+    Case("embedding", lambda w: ops.embedding(w, ROWS), lambda w: F.embedding(torch.tensor(ROWS), w), ((5, 3),)),
     Case("timestep_embedding", lambda t: ops.timestep_embedding(t, 8), lambda t: timestep_embedding(t, 8), ((3,),)),
     Case("timestep_embedding", lambda t: ops.timestep_embedding(t, 7), lambda t: timestep_embedding(t, 7), ((3,),)),
     Case("mse", ops.mse, F.mse_loss, ((2, 3, 5), (2, 3, 5))),
+    Case("huber", ops.huber, F.huber_loss, ((4, 3, 5), (4, 3, 5))),
+    Case("huber", lambda x, y: ops.huber(x, y, delta=0.3), lambda x, y: F.huber_loss(x, y, delta=0.3), ((4, 5), (4, 5))),
     Case("cross_entropy", lambda x: ops.cross_entropy(x, LABELS),
          lambda x: F.cross_entropy(x, torch.tensor(LABELS)), ((3, 5),)),
 ]  # fmt: skip

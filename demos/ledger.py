@@ -1,0 +1,84 @@
+"""The ledger: what papers report or theory demands, and what we get.
+
+    python demos/ledger.py                # run every lesson that has a row, about twenty minutes; then print the table
+    python demos/ledger.py 10_heartbeats  # run only this lesson
+    python demos/ledger.py --show         # print the table of the last runs, without running anything
+
+The figures of the last runs are kept in demos/lessons/figures.json, each with its time and processor.
+"""
+
+import argparse
+import importlib.util
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+LESSONS = Path(__file__).parent / "lessons"
+FIGURES = LESSONS / "figures.json"
+
+
+class Row(NamedTuple):
+    """A figure of a lesson, by its key, beside what is known of it. same_work: "yes", or what differs."""
+
+    lesson: str
+    what: str
+    figure: str
+    published: str
+    optimum: str
+    same_work: str
+
+
+ROWS = [
+    Row("10_heartbeats", "heartbeats: bound, bits a sequence (Sohl-Dickstein et al. 2015, Table 1)",
+        "bits: bound of the network", "2.414", "2.322", "no: our network predicts x_0 and steps back by Bayes' rule"),
+]  # fmt: skip
+
+
+def run(name: str) -> dict:
+    """Run a lesson; return {figures, seconds, processor}."""
+    sys.path.insert(0, str(LESSONS))
+    spec = importlib.util.spec_from_file_location(name, LESSONS / f"{name}.py")
+    lesson = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lesson)
+    print(f"\n== {name}")
+    began = time.perf_counter()
+    figures = lesson.main()
+    return dict(figures=figures, seconds=round(time.perf_counter() - began), processor=processor())
+
+
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def table(known: dict) -> str:
+    """The ledger in Markdown, of the lessons that have been run."""
+    lines = ["| figure | published | ours | optimum | same work? | lesson, time |", "|---|---|---|---|---|---|"]
+    for row in ROWS:
+        if row.lesson in known:
+            of = known[row.lesson]
+            where = f"`{row.lesson}`, seed 0, {of['seconds']} s"
+            ours = f"{of['figures'][row.figure]:g}"
+            lines.append(f"| {row.what} | {row.published} | {ours} | {row.optimum} | {row.same_work} | {where} |")
+    return "\n".join(lines)
+
+
+def main(lessons=(), show=False) -> str:
+    """Run the lessons, keep their figures, and return the table."""
+    known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    for name in [] if show else lessons or sorted({row.lesson for row in ROWS}):
+        known[name] = run(name)
+        FIGURES.write_text(json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n")
+    return table(known)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Published figures beside ours.")
+    parser.add_argument("lessons", nargs="*", metavar="LESSON", help="which to run (all that have a row)")
+    parser.add_argument("--show", action="store_true", help="print the table of the last runs")
+    print(main(**vars(parser.parse_args())))

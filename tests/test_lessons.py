@@ -1,0 +1,51 @@
+"""Every lesson of the course runs, small, and has the parts that its reader expects."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+DEMOS = Path(__file__).parents[1] / "demos"
+LESSONS = sorted((DEMOS / "lessons").glob("[0-9][0-9]_*.py"))
+
+
+def load(path):
+    if str(DEMOS / "lessons") not in sys.path:
+        sys.path.insert(0, str(DEMOS / "lessons"))  # for `from lesson import ...`
+    spec = importlib.util.spec_from_file_location(f"lesson_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_runs_small_and_leaves_one_picture_and_its_figures(path, tmp_path):
+    figures = load(path).main(out=tmp_path, small=True)
+    assert figures and all(isinstance(value, float) for value in figures.values())
+    assert json.loads((tmp_path / "figures.json").read_text())[path.stem] == pytest.approx(figures, nan_ok=True)
+    with Image.open(tmp_path / f"{path.stem}.png") as picture:
+        assert len(picture.convert("L").getcolors()) > 2
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_opens_with_its_question_says_what_to_expect_and_ends_with_three_exercises(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# %% [markdown]\n# # " + path.stem[:2])
+    head = text.split("# %%")[1]
+    assert "?" in head.splitlines()[1] and "Expect" in head and f"python demos/lessons/{path.name}" in head
+    assert re.search(r"second|minute", head)
+    exercises = text.split("## Exercises")[1]
+    assert [number for number in "123" if f"\n# {number}. " in exercises] == ["1", "2", "3"]
+
+
+def test_every_row_of_the_ledger_names_a_lesson_and_a_figure_that_it_records():
+    spec = importlib.util.spec_from_file_location("ledger", DEMOS / "ledger.py")
+    ledger = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ledger)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in LESSONS}
+    for row in ledger.ROWS:
+        assert f'"{row.figure}"' in texts[row.lesson]
