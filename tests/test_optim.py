@@ -132,3 +132,11 @@ def test_a_layer_loaded_from_a_transposed_array_trains_like_one_loaded_from_its_
         trained.append(layer.w.data)
     assert np.abs(trained[0] - w.T).min() > 0.01
     np.testing.assert_array_equal(*trained)
+
+
+def test_adam_moves_a_parameter_that_is_a_transposed_view_in_place():
+    values = np.ones((2, 3))
+    p = sd.Tensor(values.T)
+    p.grad = np.ones((3, 2))
+    sd.Adam({"p": p}, lr=0.1).step()
+    np.testing.assert_allclose(values, 0.9, rtol=1e-6)

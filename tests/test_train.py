@@ -58,6 +58,14 @@ def test_the_optimiser_owns_the_learning_rate():
     assert adam.lr == 1e-5 and max(s.lr for s in steps) == pytest.approx(1e-5, rel=0.01)
 
 
+def test_the_optimiser_steps_at_the_rate_that_is_reported():
+    model, adam, ema, rng = fresh(lr=1e-3)
+    scales, step = [], adam.step
+    adam.step = lambda scale: (scales.append(scale), step(scale))
+    steps = run(model, adam, ema, rng, steps=20, warmup_steps=5)
+    assert [adam.lr * scale for scale in scales] == [s.lr for s in steps] and scales[0] == 0.2
+
+
 def test_accumulated_batches_give_the_gradient_of_one_batch_of_their_size():
     def loss(model, x0, rng, labels=None):  # the same t and noise for each example, however it is batched
         t = 1 + (np.abs(1e4 * x0[:, 0]).astype(int) % 1000)

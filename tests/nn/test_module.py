@@ -35,6 +35,12 @@ def test_load_sets_every_parameter_and_keeps_its_dtype():
     assert all((p.data == 2).all() and p.dtype == np.float64 for p in tree.parameters().values())
 
 
+def test_load_makes_every_parameter_contiguous_whatever_the_order_of_the_array():
+    tree = Tree()
+    tree.load({name: np.asfortranarray(a) for name, a in arrays(tree).items()})
+    assert all(p.data.flags.c_contiguous for p in tree.parameters().values())
+
+
 @pytest.mark.parametrize(
     "change, complaint",
     [
