@@ -371,21 +371,25 @@ def check_parameter(text: str, rng) -> None:
     print("\nThe error falls as h² while truncation rules, and rises as 1/h once rounding does.")
 
 
+VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx", "SSE4.2": "sse4.2", "NEON": "neon"}  # LLVM's names
+
+
 def run_info(args) -> None:
     """Print what a bug report should say about this machine and installation."""
     import numba
     import scipy
 
+    from scratchdiff.kernels.blas import blas_in_words, processor_features
     from scratchdiff.kernels.compiling import cache_folder
-    from scratchdiff.kernels.threads import blas_cores
 
-    cores = ", ".join(f"{owner}'s OpenBLAS uses {core} kernels" for owner, core in blas_cores().items())
+    features = processor_features()
+    vectors = next((name for name, feature in VECTORS.items() if feature in features), "unknown vector instructions")
     rows = {
         "scratchdiff": f"{scratchdiff.__version__}, in {Path(scratchdiff.__file__).parent}",
         "Python": f"{platform.python_version()}, {platform.platform()}",
         "packages": f"NumPy {np.__version__}, SciPy {scipy.__version__}, Numba {numba.__version__}",
-        "processor": f"{processor()}, {os.cpu_count()} cores",
-        "BLAS": cores,
+        "processor": f"{processor()}, {os.cpu_count()} cores, {vectors}",
+        "OpenBLAS": blas_in_words(),
         "threads": f"{numba.get_num_threads()} of Numba, BLAS one in each",
         "kernels": kernels.mode(),
         "cache": str(cache_folder()),

@@ -14,7 +14,7 @@ PACKAGE = Path(scratchdiff.__file__).parent
 ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "recompute", "diffusion", "data",
          "recipes", "train", "checkpoint", "metrics", "weights", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library
-    "kernels": {"numba", "scipy"},
+    "kernels": {"numba", "scipy", "llvmlite"},
     "ops": {"scipy"},
     "diffusion": {"scipy"},
     "data": {"matplotlib", "tqdm", "PIL"},

@@ -7,6 +7,8 @@ attention.py    attention
 adam.py         Adam's update
 """
 
+from scratchdiff.kernels import blas  # isort: skip  (before Numba loads SciPy's BLAS)
+
 from numba.core import event
 
 from scratchdiff.kernels import compiling
@@ -20,9 +22,8 @@ from scratchdiff.kernels.conv import convolve  # noqa: E402
 from scratchdiff.kernels.linear import affine, silu_affine  # noqa: E402
 from scratchdiff.kernels.memory import keep_freed_memory  # noqa: E402
 from scratchdiff.kernels.norm import normalise, normalise_silu  # noqa: E402
-from scratchdiff.kernels.threads import keep_blas_to_one_thread  # noqa: E402
 
 __all__ = ["adam_update", "affine", "attend", "convolve", "normalise", "normalise_silu", "silu_affine"]
 
-keep_blas_to_one_thread()
+blas.keep_blas_to_one_thread()
 keep_freed_memory()
