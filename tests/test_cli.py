@@ -224,7 +224,7 @@ def test_a_folder_of_pictures_trains_and_is_judged(rng):
 def test_info_names_versions_processor_blas_threads_and_cache(capsys):
     assert main(["info"]) == 0
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert rows == ["scratchdiff", "Python", "packages", "processor", "BLAS", "threads", "kernels", "cache"]
+    assert rows == ["scratchdiff", "Python", "packages", "processor", "OpenBLAS", "threads", "kernels", "cache"]
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate", "gradcheck", "info"])
