@@ -18,6 +18,7 @@ The files are chapters, and each imports only from the ones before it:
     checkpoint.py   a run on disk
     metrics.py      how good are the digits?
     weights/        a trained denoiser that comes with the package
+    parallel.py     training on many processes, by MPI
     progress.py     progress bars
     runs.py         a run's folder
     plots.py        pictures
@@ -85,7 +86,7 @@ __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusio
            "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
-LAZY = "checkpoint", "kernels", "metrics", "optim", "plots", "recipes", "runs", "trace", "train", "weights"
+LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "trace", "train", "weights"
 
 
 def __getattr__(name):

@@ -12,12 +12,14 @@ import shlex
 import sys
 import time
 import zlib
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import scratchdiff
-from scratchdiff import kernels
+from scratchdiff import kernels, parallel
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import claimed, load_checkpoint, restore, save_checkpoint
 from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, ode_log_prob
@@ -79,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
                    f"({MNIST['network_args']['ch']} for images, {TOY['network_args']['width']} for points)")  # fmt: skip
     c.add_argument("--ema", type=float, metavar="DECAY", help=f"of the averaged weights ({both['ema']})")
     c.add_argument("--label-dropout", type=float, metavar="P", help="the share of labels hidden in training (0.1)")
+    c.add_argument("--mpi", action="store_true", help="under mpiexec: each rank takes its share of every batch")
     c.add_argument("--resume", action="store_true", help="go on from the run's checkpoint, as if it had never stopped")
     c.set_defaults(command=run_train)
 
@@ -149,15 +152,18 @@ def run_train(args) -> int:
     """Train, saving the run every --save-every steps. Raises ValueError rather than overwrite a run."""
     out = Path(args.out or f"runs/{Path(args.data).stem if args.data.endswith('.npy') else args.data.replace(':', '_')}")
     path = out / CHECKPOINT
-    if path.exists() and not args.resume:
-        raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
-    if args.resume and not path.exists():
-        raise FileNotFoundError(f"train: there is no {path} to resume")
-    rng = np.random.default_rng(args.seed)
-    data, labels, recipe = load_data(args.data, args.data_dir, rng, args.image_size)
-    recipe = with_variance(with_options(recipe, args), args.variance)
-    with claimed(out):
-        return train_run(args, path, data, labels, recipe, rng)
+    comm = parallel.join() if args.mpi else None
+    with parallel.ending_together(comm) if comm else nullcontext():
+        first = comm is None or comm.rank == 0
+        if first and path.exists() and not args.resume:
+            raise ValueError(f"train: {path} exists; give --resume to go on with it, or another --out")
+        if first and args.resume and not path.exists():
+            raise FileNotFoundError(f"train: there is no {path} to resume")
+        rng = np.random.default_rng(args.seed)
+        data, labels, recipe = load_data(args.data, args.data_dir, rng, args.image_size)
+        recipe = with_variance(with_options(recipe, args), args.variance)
+        with claimed(out) if first else nullcontext():
+            return train_run(args, path, data, labels, recipe, rng, comm)
 
 
 def with_options(recipe: dict, args) -> dict:
@@ -171,37 +177,53 @@ def with_options(recipe: dict, args) -> dict:
     return recipe
 
 
-def train_run(args, path, data, labels, recipe, rng) -> int:
-    """`run_train` once the data is there and the folder is ours. Returns the exit code."""
+def train_run(args, path, data, labels, recipe, rng, comm=None) -> int:
+    """`run_train` once the data is there and the folder is ours. Returns the exit code.
+
+    comm: the communicator of the ranks, of which the first reports and saves; None for a process alone."""
     from scratchdiff.plots import save_loss
     from scratchdiff.progress import polite_stop, watch_training
 
     model, diffusion = build(recipe, rng)
     of_data = zlib.crc32(np.ascontiguousarray(data), 0 if labels is None else zlib.crc32(labels))
     settings = recipe | dict(data=args.data, data_crc32=of_data, steps=args.steps, seed=args.seed)
-    adam, ema, start = Adam(model.parameters(), recipe["lr"]), EMA(model.parameters(), recipe["ema"]), 0
-    losses, seconds = [], 0.0
-    if args.resume:
+    first = comm is None or comm.rank == 0
+    adam, ema = Adam(model.parameters(), recipe["lr"]), EMA(model.parameters() if first else {}, recipe["ema"])
+    start, losses, seconds = 0, [], 0.0
+    if args.resume and first:
         meta, groups = load_checkpoint(path)
         check_same(path, meta["settings"], settings)
         start = restore(meta, groups, model, ema, adam, rng)
         losses, seconds = meta["losses"].tolist(), meta["seconds"]
 
-    print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}; in {path.parent}")
+    limits = dict(steps=args.steps, batch_size=recipe["batch_size"], accumulate=recipe["accumulate"])
+    if comm:
+        start = comm.bcast(start)
+        parallel.broadcast(comm, model.parameters(), adam)
+        parallel.reseed(comm, rng, args.seed, start + 1)
+        limits["batch_size"] = parallel.share_of_batch(comm, limits["batch_size"])
+        limits["average"] = partial(parallel.average_gradients, comm)
+    if first:
+        ranks = f" on {comm.size} ranks" if comm else ""
+        print(f"{model.num_parameters():,} parameters, {len(data):,} examples, step {start} of {args.steps}{ranks}; "
+              f"in {path.parent}")  # fmt: skip
     began = time.perf_counter() - seconds
-    limits = dict(steps=args.steps, start=start, batch_size=recipe["batch_size"], accumulate=recipe["accumulate"])
     loss = build_loss(recipe, diffusion)
-    steps = train(model, diffusion, data, adam, ema, rng, labels=labels, loss=loss, **limits)
+    steps = train(model, diffusion, data, adam, ema, rng, labels=labels, loss=loss, start=start, **limits)
     with polite_stop() as stop:
-        for done, value, *_ in watch_training(steps):
+        for done, value, *_ in watch_training(steps) if first else steps:
             losses.append(value)
             stopped = stop.signal  # asked once: a signal that comes while saving is seen after the next step
-            if done % args.save_every == 0 or done == args.steps or stopped:
+            if comm:
+                stopped = parallel.agree(comm, stopped)
+                parallel.reseed(comm, rng, args.seed, done + 1)
+            if first and (done % args.save_every == 0 or done == args.steps or stopped):
                 save_checkpoint(path, model, ema, adam, rng, done, settings, time.perf_counter() - began, losses)
             if stopped and done < args.steps:
-                print(f"stopped after step {done} of {args.steps}, which is saved; to go on: {shlex.join(again(args))}")
+                if first:
+                    print(f"stopped after step {done} of {args.steps}, which is saved; to go on: {shlex.join(again(args))}")
                 return 128 + stopped
-    if losses:
+    if losses and first:
         save_loss(path.parent / "loss.png", losses)
         print(f"loss {np.mean(losses[-200:]):.4f}; `scratchdiff sample {path.parent}` draws from it")
     return 0

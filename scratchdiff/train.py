@@ -25,7 +25,8 @@ class TrainStep(NamedTuple):
 
 
 def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
-          warmup_steps=50, clip_norm=1.0, start=0, labels=None, loss=None, accumulate=1) -> Iterator[TrainStep]:  # fmt: skip
+          warmup_steps=50, clip_norm=1.0, start=0, labels=None, loss=None, accumulate=1,
+          average=None) -> Iterator[TrainStep]:  # fmt: skip
     """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
 
     data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. loss: another
@@ -33,6 +34,8 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     `steps` steps in all or `seconds` seconds, whichever comes first. The optimiser owns the learning rate: each step scales
     optimizer.lr by a factor that rises to 1 over `warmup_steps` and falls to 0 as a cosine of the share that is done.
     accumulate: how many batches make one step; their gradients are averaged, as for one batch so many times as large.
+    average: a function of (parameters, loss) that averages the gradients over many processes and returns the mean loss:
+    see `parallel.average_gradients`. It needs `steps` as the limit, because clocks differ.
     start: steps already taken, when a run goes on: with the states of optimizer, ema and rng restored, and `steps` the
     same, the run is then bit for bit the one that never stopped. clip_norm: the largest gradient norm let through.
     Raises ValueError, before the first step, for settings out of range, data that is not finite floats, and labels that are
@@ -42,6 +45,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     loss = loss or diffusion.loss
     check_limits(steps, seconds, warmup_steps, clip_norm, start)
     require_positive_integers("train", accumulate=accumulate)
+    require(average is None or seconds is None, "train: many processes need steps as the limit", seconds=seconds)
     data = np.asarray(data)
     require_finite_floats("train", data=data)
     fit = labels is None or np.shape(labels) == (len(data),)
@@ -67,6 +71,8 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
                 value = loss_of(batch)
             tape.backward(value)
             mean_loss += value.item()
+        if average:
+            mean_loss = average(parameters, mean_loss)
         grad_norm = clip_grad_norm(parameters, clip_norm)
         if not math.isfinite(mean_loss) or not math.isfinite(grad_norm):
             rng.bit_generator.state = state  # the same t and ε once more, now looking at every number

@@ -12,13 +12,15 @@ import scratchdiff
 
 PACKAGE = Path(scratchdiff.__file__).parent
 ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "recompute", "diffusion", "data",
-         "recipes", "train", "checkpoint", "metrics", "weights", "progress", "runs", "plots", "cli", "__main__"]  # fmt: skip
+         "recipes", "train", "checkpoint", "metrics", "weights", "parallel", "progress", "runs", "plots", "cli",
+         "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library
     "kernels": {"numba", "scipy", "llvmlite"},
     "ops": {"scipy"},
     "diffusion": {"scipy"},
     "data": {"matplotlib", "tqdm", "PIL"},
     "metrics": {"scipy"},
+    "parallel": {"mpi4py"},
     "plots": {"matplotlib", "PIL"},
     "progress": {"tqdm"},
     "cli": {"numba", "scipy"},  # their versions

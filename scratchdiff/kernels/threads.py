@@ -23,3 +23,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 def threads_for(work: int) -> int:
     """How many threads to use for this many multiplications: one for little work, or all."""
     return 1 if work < WORTH_A_THREAD else numba.get_num_threads()
+
+
+def use_threads(count: int) -> None:
+    """Let the kernels use this many threads from now on, at most as many as Numba started with."""
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))

@@ -1,8 +1,9 @@
-"""How fast are we, beside PyTorch on the same cores?   python tests/benchmarks/vs_torch.py   (about six minutes)
+"""How fast are we, beside PyTorch on the same cores?   python tests/benchmarks/vs_torch.py   (about ten minutes)
 
 Needs PyTorch, which scratchdiff itself does not: `pip install torch==2.13.0`. Each framework lives in a process of its
-own and they take turns, one measurement each, so that a slow moment of the machine falls on both. PyTorch runs eagerly,
-in both of its memory formats, and the better one counts. Every figure is the median, with its quartiles.
+own and they take turns, one measurement each, so that a slow moment of the machine falls on both. PyTorch runs eagerly
+in both of its memory formats, and compiled (`torch.compile`, which needs a C++ compiler); the best of them counts. Every
+figure is the median, with its quartiles. `--avx2` holds both sides to AVX2, as on a processor without AVX-512.
 
 The networks are the same, number for number: `tests/parity` holds them equal in output and gradient.
 """
@@ -20,19 +21,23 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 MLP = dict(dim=2, width=128, num_blocks=3)
-PEERS = ("scratchdiff", "torch", "torch channels_last")
-TASKS = {  # what is measured: its name, (task, batch), how often in a turn, and the ratio that was asked for
-    "one training step of the yardstick, batch 128": ("unet_step", 128, 1, 0.75),
-    "one forward pass off the tape, batch 64": ("unet_forward", 64, 2, 0.75),
-    "the same, batch 1": ("unet_forward", 1, 40, 1.0),
-    "one training step of the toy MLP, batch 32": ("mlp_step", 32, 100, 0.35),
-    "the same, batch 512": ("mlp_step", 512, 50, 0.35),
+PEERS = ("scratchdiff", "torch", "torch channels_last", "torch compiled")
+TASKS = {  # what is measured: its name, (task, batch), and how often in a turn
+    "one training step of the yardstick, batch 128": ("unet_step", 128, 1),
+    "one forward pass off the tape, batch 64": ("unet_forward", 64, 2),
+    "the same, batch 1": ("unet_forward", 1, 40),
+    "sampling 64 digits in 50 steps of DDIM": ("unet_sample", 64, 1),
+    "one training step of the toy MLP, batch 32": ("mlp_step", 32, 100),
+    "the same, batch 512": ("mlp_step", 512, 50),
 }
+AVX2 = dict(OPENBLAS_CORETYPE="Haswell", NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="", ATEN_CPU_CAPABILITY="avx2",
+            ONEDNN_MAX_CPU_ISA="AVX2")  # fmt: skip
 MEMORY = "peak memory of the training run, batch 128"
 # 3×3 convolutions of the yardstick at stride 1, as (image size, channels in, channels out)
 CONVOLUTIONS = [(28, 1, 32), (28, 32, 32), (28, 64, 32), (28, 96, 32), (28, 64, 64), (28, 32, 1), (14, 32, 64), (14, 64, 64),
@@ -65,7 +70,10 @@ def scratchdiff_task(task: str, batch: int):
         tape.backward(loss)
         adam.step()
 
-    return step if task.endswith("step") else lambda: net(x0, t)
+    def sample():
+        sd.sample_ddim(diffusion, net, shape, rng, steps=50)
+
+    return dict(step=step, forward=lambda: net(x0, t), sample=sample)[task.partition("_")[2]]
 
 
 def scratchdiff_conv(size: int, c_in: int, c_out: int, batch=128):
@@ -85,8 +93,9 @@ def scratchdiff_conv(size: int, c_in: int, c_out: int, batch=128):
     return run
 
 
-def torch_task(task: str, batch: int, memory_format: str):
-    """The task in PyTorch, ready to be called. Its Adam is the fused one, the quickest it has."""
+def torch_task(task: str, batch: int, how: str):
+    """The task in PyTorch, ready to be called. how: "" (eager, contiguous), "channels_last" or "compiled". Its Adam is the
+    fused one, the quickest it has."""
     import torch
     from torch.nn import functional as F
 
@@ -97,7 +106,7 @@ def torch_task(task: str, batch: int, memory_format: str):
 
     torch.manual_seed(0)
     torch.set_num_threads(threads())
-    form = dict(memory_format=getattr(torch, memory_format))
+    form = dict(memory_format=torch.channels_last if how == "channels_last" else torch.contiguous_format)
     if task == "conv":
         return torch_conv(*batch, form)
     is_mlp = task.startswith("mlp")
@@ -107,6 +116,7 @@ def torch_task(task: str, batch: int, memory_format: str):
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     scale, noise = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
     adam = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
+    net = torch.compile(net) if how == "compiled" else net
 
     def step():
         adam.zero_grad(set_to_none=True)
@@ -121,7 +131,16 @@ def torch_task(task: str, batch: int, memory_format: str):
         with torch.inference_mode():
             net(x0, t)
 
-    return step if task.endswith("step") else forward
+    def sample():  # the loop of `sample_ddim` with eta = 0
+        times = torch.linspace(1000, 0, 51).round().int().tolist()
+        a, s = torch.cat([torch.ones(1), scale]), torch.cat([torch.zeros(1), noise])
+        x = torch.randn_like(x0)
+        with torch.inference_mode():
+            for now, then in zip(times[:-1], times[1:]):
+                eps_hat = net(x, torch.full((batch,), now))
+                x = a[then] * (x - s[now] * eps_hat) / a[now] + s[then] * eps_hat
+
+    return dict(step=step, forward=forward, sample=sample)[task.partition("_")[2]]
 
 
 def torch_conv(size: int, c_in: int, c_out: int, form, batch=128):
@@ -154,13 +173,15 @@ def threads() -> int:
 
 
 def serve(peer: str) -> None:
-    """Read a request a line from standard input, ["time", task, batch, calls], ["first", task, batch], ["memory"] or
-    ["profile", task, batch]; answer in a line."""
+    """Read a request a line from standard input, ["time", task, batch, calls], ["first", task, batch], ["memory"],
+    ["describe"] or ["profile", task, batch]; answer in a line."""
     prepared = {}
     for line in sys.stdin:
         request = json.loads(line)
         if request[0] == "memory":
             answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        elif request[0] == "describe":
+            answer = describe(peer)
         elif request[0] == "first":
             scratchdiff_task(*request[1:])()
             answer = None
@@ -170,9 +191,9 @@ def serve(peer: str) -> None:
             _, task, batch, calls = request
             key = task, str(batch)
             if key not in prepared:
-                name, _, form = peer.partition(" ")
+                name, _, how = peer.partition(" ")
                 make = dict(scratchdiff=scratchdiff_task, sgemm=lambda task, n: sgemm(n)).get(name)
-                prepared[key] = make(task, batch) if make else torch_task(task, batch, form or "contiguous_format")
+                prepared[key] = make(task, batch) if make else torch_task(task, batch, how)
                 prepared[key]()
                 prepared[key]()
             began = time.perf_counter()
@@ -180,6 +201,23 @@ def serve(peer: str) -> None:
                 prepared[key]()
             answer = (time.perf_counter() - began) / calls
         print(json.dumps(answer), flush=True)
+
+
+def describe(peer: str) -> str:
+    """What the peer computes with: its instructions, and for us the processor that each OpenBLAS computes for."""
+    if peer.startswith("torch"):
+        import torch
+
+        onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "all that the processor has")
+        return f"PyTorch {torch.__version__}: {torch.backends.cpu.get_cpu_capability()}; oneDNN: {onednn}"
+    import numba
+    from llvmlite.binding import get_host_cpu_name
+
+    from scratchdiff.cli import processor
+    from scratchdiff.kernels.blas import blas_in_words
+
+    target = numba.config.CPU_NAME or get_host_cpu_name()
+    return f"{processor()}, NumPy {np.__version__}; Numba compiles for {target}; OpenBLAS: {blas_in_words()}"
 
 
 def profile(step) -> list:
@@ -199,14 +237,17 @@ def profile(step) -> list:
 
 
 class Peer:
-    """The other end of `serve`."""
+    """The other end of `serve`. Its processes get the variables in `environment`, and the machine's threads."""
+
+    environment: ClassVar[dict[str, str]] = {}
 
     def __init__(self, name: str, **environment: str):
-        env = os.environ | dict(NUMBA_NUM_THREADS=str(threads()), OPENBLAS_NUM_THREADS=str(threads())) | environment
+        counts = dict(NUMBA_NUM_THREADS=str(threads()), OPENBLAS_NUM_THREADS=str(threads()))
+        env = os.environ | counts | self.environment | environment
         self.process = subprocess.Popen([sys.executable, __file__, "--serve", name], env=env, text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
 
-    def ask(self, *request) -> float:
+    def ask(self, *request):
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -236,16 +277,15 @@ def spread(seconds: list[float]) -> str:
 
 
 def best_torch(figures: dict) -> str:
-    """Which memory format of PyTorch had the smaller figure."""
+    """Which way of running PyTorch had the smallest figure."""
     return min((name for name in figures if name != "scratchdiff"), key=lambda name: np.median(figures[name]))
 
 
 def report_tasks(turns: int) -> None:
-    """The ratios: ours to the better of PyTorch's memory formats."""
+    """The ratios: ours to the best of PyTorch's ways."""
     rows = []
-    for label, (task, batch, calls, wanted) in TASKS.items():
-        names = PEERS if task.startswith("unet") else PEERS[:2]
-        peers = {name: Peer(name) for name in names}
+    for label, (task, batch, calls) in TASKS.items():
+        peers = {name: Peer(name) for name in PEERS if task.startswith("unet") or name != "torch channels_last"}
         seconds = in_turn(peers, (task, batch, calls), turns)
         if task == "unet_step":  # each process has done nothing but train until now
             memory = {name: [peer.ask("memory")] for name, peer in peers.items()}
@@ -253,20 +293,20 @@ def report_tasks(turns: int) -> None:
             peer.close()
         best = best_torch(seconds)
         ratio = np.median(seconds["scratchdiff"]) / np.median(seconds[best])
-        rows.append((label, spread(seconds["scratchdiff"]), spread(seconds[best]), ratio, wanted))
+        rows.append((label, spread(seconds["scratchdiff"]), spread(seconds[best]), ratio))
         print(f"  {label}: " + "; ".join(f"{name} {spread(s)}" for name, s in seconds.items()), flush=True)
     best = best_torch(memory)
     ours, theirs = memory["scratchdiff"][0], memory[best][0]
-    rows.append((MEMORY, f"{ours / 1e9:.2f} GB", f"{theirs / 1e9:.2f} GB", ours / theirs, 1.0))
+    rows.append((MEMORY, f"{ours / 1e9:.2f} GB", f"{theirs / 1e9:.2f} GB", ours / theirs))
 
-    print("\n| | scratchdiff | PyTorch | ratio | asked for |\n|---|---|---|---|---|")
-    for label, ours, theirs, ratio, wanted in rows:
-        print(f"| {label} | {ours} | {theirs} | {ratio:.2f} | {wanted:.2f} |")
+    print("\n| | scratchdiff | PyTorch | ratio |\n|---|---|---|---|")
+    for label, ours, theirs, ratio in rows:
+        print(f"| {label} | {ours} | {theirs} | {ratio:.2f} |")
 
 
 def report_convolutions(turns: int) -> None:
     """Each convolution of the yardstick, forward + dx + dw, as a share of what sgemm reaches on this machine."""
-    peers = {name: Peer(name) for name in (*PEERS, "sgemm")}
+    peers = {name: Peer(name) for name in (*PEERS[:3], "sgemm")}
     peak = 2 * 3072**3 / min(in_turn({"sgemm": peers.pop("sgemm")}, ("sgemm", 3072, 1), 3 * turns)["sgemm"])
     print(f"\nsgemm 3072³: {peak / 1e9:.0f} GFLOP/s\n")
     print("| image | channels | scratchdiff | PyTorch | ratio | GFLOP/s | share of sgemm |\n|---|---|---|---|---|---|---|")
@@ -309,15 +349,20 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=9, help="measurements of each figure")
     parser.add_argument("--only", choices=REPORTS, help="one of the four reports")
+    parser.add_argument("--avx2", action="store_true", help="hold both sides to AVX2")
     parser.add_argument("--serve", metavar="PEER", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.serve:
         return serve(args.serve)
     if not find_spec("torch"):
         raise SystemExit("vs_torch.py compares with PyTorch, which is not installed here: pip install torch==2.13.0")
-    import torch
-
-    print(f"PyTorch {torch.__version__}, NumPy {np.__version__}, {threads()} threads, {args.turns} turns\n")
+    if args.avx2:
+        Peer.environment = AVX2
+    for name in ("scratchdiff", "torch"):
+        peer = Peer(name)
+        print(peer.ask("describe"))
+        peer.close()
+    print(f"{threads()} threads, {args.turns} turns\n")
     for name in [args.only] if args.only else REPORTS:
         REPORTS[name](args.turns)
 
