@@ -133,6 +133,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: ops.timestep_embedding(M, 8), r"got t .*\(2, 3\)"),
         (lambda: ops.timestep_embedding([1], 3), "dim 3"),
         (lambda: ops.timestep_embedding([1], 8.0), "8.0"),
+        (lambda: ops.timestep_embedding([1], 8, freq_shift=4), "timestep_embedding: freq_shift must be below 4, got 4"),
     ],
     "ops.mse": [(lambda: ops.mse(M, V), r"mse: .*x .*\(2, 3\), target .*\(6,\)"), (lambda: ops.mse(M[:0], M[:0]), "mse")],
     "ops.cross_entropy": [
@@ -220,7 +221,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "nn.UNet": [
         (unet(ch=0), "ch must be a positive integer, got 0"),
         (unet(ch_mult=()), "levels must be a positive integer, got 0"),
-        (unet(ch_mult=(1, -2)), r"ch_mult\[1\] must be a positive integer, got -2"),
+        (unet(ch_mult=(1, -2)), r"ch · ch_mult\[1\] must be a positive integer, got -16"),
+        (unet(head_dim=3), "UNet: head_dim 3 does not divide 16 channels"),
         (unet(num_res_blocks=0), "num_res_blocks must be a positive integer, got 0"),
         (unet(image_size=7), "images of 7"),
         (unet(groups=3), "3 groups"),

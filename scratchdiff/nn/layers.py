@@ -64,37 +64,37 @@ class Conv2d(Module):
 
 
 class GroupNorm(Module):
-    """Group normalisation, with scale 1 and shift 0 at first.   (N, ..., channels) → same."""
+    """Group normalisation, with scale 1 and shift 0 at first; eps as `ops.group_norm`.   (N, ..., channels) → same."""
 
-    def __init__(self, channels, groups, *, dtype=np.float32):
+    def __init__(self, channels, groups, *, eps=1e-6, dtype=np.float32):
         require_positive_integers("GroupNorm", channels=channels, groups=groups)
         require(channels % groups == 0, f"GroupNorm: {groups} groups do not divide {channels} channels")
         self.scale = Tensor(np.ones(channels, dtype))
         self.shift = zeros(channels, dtype)
-        self.groups = groups
+        self.groups, self.eps = groups, eps
 
     def __call__(self, x):
-        return ops.group_norm(x, self.scale, self.shift, groups=self.groups)
+        return ops.group_norm(x, self.scale, self.shift, groups=self.groups, eps=self.eps)
 
 
 class GroupNormSiLU(GroupNorm):
     """SiLU(GroupNorm(x))."""
 
     def __call__(self, x):
-        return ops.group_norm_silu(x, self.scale, self.shift, groups=self.groups)
+        return ops.group_norm_silu(x, self.scale, self.shift, groups=self.groups, eps=self.eps)
 
 
 class SelfAttention(Module):
     """x + proj(attention(q, k, v)) over all pixels, with q, k, v linear in GN(x)   (Ho et al. 2020, Appendix B).
 
-    x: (N, H, W, channels) → the same. proj starts at zero, so the block starts as the identity.
+    x: (N, H, W, channels) → the same. proj starts at zero, so the block starts as the identity. groups None: no norm.
     Raises ValueError unless `heads` divides the channels.
     """
 
-    def __init__(self, channels, groups, heads=1, *, rng, dtype=np.float32):
+    def __init__(self, channels, groups, heads=1, *, eps=1e-6, rng, dtype=np.float32):
         require_positive_integers("SelfAttention", channels=channels, heads=heads)
         require(channels % heads == 0, f"SelfAttention: {heads} heads do not divide {channels} channels")
-        self.norm = GroupNorm(channels, groups, dtype=dtype)
+        self.norm = None if groups is None else GroupNorm(channels, groups, eps=eps, dtype=dtype)
         self.q = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)  # a 1×1 convolution: a linear layer at every pixel
         self.k = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)
         self.v = Conv2d(channels, channels, 1, rng=rng, dtype=dtype)
@@ -103,7 +103,7 @@ class SelfAttention(Module):
 
     def __call__(self, x):
         N, H, W, C = x.shape
-        h = self.norm(x)
+        h = x if self.norm is None else self.norm(x)
         q, k, v = (layer(h).reshape(N, H * W, C) for layer in (self.q, self.k, self.v))
         return x + self.proj(multi_head(q, k, v, self.heads).reshape(N, H, W, C))
 
@@ -121,16 +121,21 @@ def multi_head(q, k, v, heads: int, mask=None):
 
 
 class TimestepMLP(Module):
-    """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width)."""
+    """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width).
 
-    def __init__(self, dim, width, *, rng, dtype=np.float32):
+    scale · (t + offset) is embedded, so that offset = −1 counts timesteps from 0. freq_shift, cos_first: as
+    `ops.timestep_embedding`."""
+
+    def __init__(self, dim, width, *, offset=0, scale=1, freq_shift=1, cos_first=False, rng, dtype=np.float32):
         require_positive_integers("TimestepMLP", dim=dim, width=width)
         self.dim, self.dtype = dim, dtype
+        self.offset, self.scale, self.freq_shift, self.cos_first = offset, scale, freq_shift, cos_first
         self.dense1 = Linear(dim, width, rng=rng, dtype=dtype)
         self.dense2 = SiLULinear(width, width, rng=rng, dtype=dtype)
 
     def __call__(self, t):
-        temb = ops.timestep_embedding(np.asarray(t, self.dtype), self.dim)  # t may lie between whole steps
+        t = self.scale * (np.asarray(t, self.dtype) + self.offset)  # t may lie between whole steps
+        temb = ops.timestep_embedding(t, self.dim, freq_shift=self.freq_shift, cos_first=self.cos_first)
         return self.dense2(self.dense1(temb))
 
 

@@ -6,6 +6,7 @@ from scratchdiff import ops
 from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.nn.layers import (
     Conv2d,
+    GroupNorm,
     GroupNormSiLU,
     SelfAttention,
     SiLULinear,
@@ -19,30 +20,36 @@ from scratchdiff.nn.module import Module
 
 
 class ResBlock(Module):
-    """shortcut(x) + conv2(dropout(SiLU(GN(conv1(SiLU(GN(x))) + temb)))), then self-attention where `attention` is True.
+    """shortcut(x) + conv2(dropout(SiLU(GN(conv1(SiLU(GN(x))) + temb)))), then self-attention of `heads` heads, if any.
 
     x: (N, H, W, in_channels), temb: (N, temb_width) → (N, H, W, out_channels). conv2 starts at zero. The shortcut is a
     1×1 convolution where the channels change, else the identity. The timestep enters as conv1's bias, one per image, which
-    is the same as adding it to every pixel.
+    is the same as adding it to every pixel. scale_shift: it becomes a scale s and a shift b of the second norm instead,
+    SiLU((1 + s) GN(h) + b)   (Nichol & Dhariwal 2021, Appendix A).
     """
 
     def __init__(
-        self, in_channels, out_channels, temb_width, *, groups, attention=False, dropout=0.0, rng, dtype=np.float32
-    ):
-        kw = dict(rng=rng, dtype=dtype)
+        self, in_channels, out_channels, temb_width, *, groups, eps=1e-6, heads=0, scale_shift=False, dropout=0.0, rng,
+        dtype=np.float32,
+    ):  # fmt: skip
+        kw, norm_kw = dict(rng=rng, dtype=dtype), dict(eps=eps, dtype=dtype)
         require(0 <= dropout < 1, "ResBlock: dropout must be in [0, 1)", dropout=dropout)
-        self.norm1 = GroupNormSiLU(in_channels, groups, dtype=dtype)
+        self.norm1 = GroupNormSiLU(in_channels, groups, **norm_kw)
         self.conv1 = Conv2d(in_channels, out_channels, **kw)
-        self.temb_proj = SiLULinear(temb_width, out_channels, **kw)
-        self.norm2 = GroupNormSiLU(out_channels, groups, dtype=dtype)
+        self.temb_proj = SiLULinear(temb_width, 2 * out_channels if scale_shift else out_channels, **kw)
+        self.norm2 = (GroupNorm if scale_shift else GroupNormSiLU)(out_channels, groups, **norm_kw)
         self.conv2 = Conv2d(out_channels, out_channels, zero=True, **kw)
         self.shortcut = Conv2d(in_channels, out_channels, 1, **kw) if in_channels != out_channels else None
-        self.attn = SelfAttention(out_channels, groups, **kw) if attention else None
-        self.dropout = dropout
+        self.attn = SelfAttention(out_channels, groups, heads, eps=eps, **kw) if heads else None
+        self.scale_shift, self.dropout = scale_shift, dropout
 
     def __call__(self, x, temb, dropout_rng=None):
-        h = self.conv1(self.norm1(x), image_bias=self.temb_proj(temb))
-        h = self.norm2(h)
+        h, temb = self.norm1(x), self.temb_proj(temb)
+        if self.scale_shift:
+            s, b = temb.reshape(len(temb), 2, 1, 1, -1).transpose(1, 0, 2, 3, 4)  # (N, 2C) → two of (N, 1, 1, C)
+            h = ops.silu((1 + s) * self.norm2(self.conv1(h)) + b)
+        else:
+            h = self.norm2(self.conv1(h, image_bias=temb))
         if dropout_rng is not None and self.dropout > 0:
             h = ops.dropout(h, rate=self.dropout, rng=dropout_rng)
         h = self.conv2(h) + (x if self.shortcut is None else self.shortcut(x))
@@ -50,10 +57,10 @@ class ResBlock(Module):
 
 
 class Downsample(Module):
-    """A 3×3 convolution with stride 2, padded right and bottom.   (N, H, W, C) → (N, ⌈H/2⌉, ⌈W/2⌉, C) for even H, W."""
+    """A 3×3 convolution with stride 2, padded right and bottom, or as `padding` says.   (N, H, W, C) → (N, H/2, W/2, C)."""
 
-    def __init__(self, channels, *, rng, dtype=np.float32):
-        self.conv = Conv2d(channels, channels, stride=2, rng=rng, dtype=dtype)
+    def __init__(self, channels, padding="same", *, rng, dtype=np.float32):
+        self.conv = Conv2d(channels, channels, stride=2, padding=padding, rng=rng, dtype=dtype)
 
     def __call__(self, x, temb, dropout_rng=None):
         return self.conv(x)
@@ -73,68 +80,81 @@ class UNet(Module):
     """The denoiser for images: model(xt, t) → (N, image_size, image_size, out_channels).
 
     image_size, in_channels, out_channels: of the images. ch: channels at full resolution; ch_mult: their multiple at each
-    level; the resolution halves between levels. num_res_blocks: per level, this many blocks on the way down and one more
-    on the way up. attn_resolutions: the sizes at which each block ends in self-attention (the middle always has it).
-    groups: of every group norm; dropout: its rate in training. patch_size p: the network sees p × p patches as pixels with
-    p² channels (image_size/p is then the full resolution), which makes a step about p² times cheaper. num_classes: if
-    given, the network takes the class of each image: it learns a vector per class, and one more for "any class", and adds
-    the right one to temb.
+    level, rounded to whole channels; the resolution halves between levels. num_res_blocks: per level, this many blocks on
+    the way down and one more on the way up. attn_resolutions: the sizes at which each block ends in self-attention (the
+    middle always has it). groups: of every group norm; dropout: its rate in training. patch_size p: the network sees p × p
+    patches as pixels with p² channels (image_size/p is then the full resolution), which makes a step about p² times
+    cheaper. num_classes: if given, the network takes the class of each image: it learns a vector per class, and one more
+    for "any class", and adds the right one to temb.
 
     xt: (N, H, W, in_channels), t: (N,) integers 1..T. An array is cast to the network's dtype. labels: (N,) integers
     0..num_classes; num_classes itself, like None, means any class. dropout_rng draws the dropout masks; without it nothing
     is dropped. Skips are concatenated as [h, skip]; every last convolution starts at zero, so the untrained network
     returns 0. Raises ValueError for sizes that are not positive integers or do not divide, and for inputs of other shapes.
+
+    The other settings are those in which published networks differ (`weights/`). up_attn_resolutions: as
+    attn_resolutions, on the way up. heads: of each self-attention; head_dim: the channels of one head, in place of heads.
+    mid_groups: of the norm before the middle's attention, "same" as groups, or None for no norm. norm_eps: of every group
+    norm. down_padding: of the convolutions that halve, "same" (right and bottom) or 1 (all around). scale_shift: as
+    `ResBlock`. time: how t is embedded, a dictionary of `TimestepMLP`'s settings.
     """
 
     def __init__(self, image_size, in_channels, out_channels, ch, ch_mult, num_res_blocks, attn_resolutions, groups=32,
-                 dropout=0.0, dtype=np.float32, *, rng, patch_size=1, num_classes=None):  # fmt: skip
+                 dropout=0.0, dtype=np.float32, *, rng, patch_size=1, num_classes=None, up_attn_resolutions=None, heads=1,
+                 head_dim=None, mid_groups="same", norm_eps=1e-6, down_padding="same", scale_shift=False,
+                 time=None):  # fmt: skip
         sizes = dict(image_size=image_size, in_channels=in_channels, out_channels=out_channels, ch=ch, groups=groups,
                      num_res_blocks=num_res_blocks, patch_size=patch_size, levels=len(ch_mult))  # fmt: skip
         require_positive_integers("UNet", **sizes, num_classes=1 if num_classes is None else num_classes)
-        require_positive_integers("UNet", **{f"ch_mult[{i}]": mult for i, mult in enumerate(ch_mult)})
-        levels = len(ch_mult)
+        levels, channels = len(ch_mult), [round(ch * mult) for mult in ch_mult]
+        require_positive_integers("UNet", **{f"ch · ch_mult[{i}]": c for i, c in enumerate(channels)})
         require(image_size % (patch_size * 2 ** (levels - 1)) == 0,
                 f"UNet: {levels} levels on patches of {patch_size} do not divide images of {image_size} pixels")  # fmt: skip
-        channels = [ch * mult for mult in ch_mult]
         require(all(c % groups == 0 for c in channels), f"UNet: {groups} groups do not divide the channels {channels}")
         self.image_size, self.in_channels, self.patch_size = image_size, in_channels, patch_size
         self.dropout, self.dtype, self.num_classes = dropout, dtype, num_classes
         kw = dict(rng=rng, dtype=dtype)
         width = 4 * ch
+        up_attn_resolutions = attn_resolutions if up_attn_resolutions is None else up_attn_resolutions
 
-        def block(c_in, c_out, size):
-            return ResBlock(c_in, c_out, width, groups=groups, attention=size in attn_resolutions, dropout=dropout, **kw)
+        def heads_of(c):
+            require(head_dim is None or c % head_dim == 0, f"UNet: head_dim {head_dim} does not divide {c} channels")
+            return heads if head_dim is None else c // head_dim
 
-        self.temb = TimestepMLP(ch, width, **kw)
+        def block(c_in, c_out, attention=False):
+            return ResBlock(c_in, c_out, width, groups=groups, eps=norm_eps, heads=heads_of(c_out) if attention else 0,
+                            scale_shift=scale_shift, dropout=dropout, **kw)  # fmt: skip
+
+        self.temb = TimestepMLP(ch, width, **(time or {}), **kw)
         self.class_emb = zeros((num_classes + 1, width), dtype) if num_classes else None
         self.conv_in = Conv2d(in_channels * patch_size**2, ch, **kw)
 
         size, c, skips = image_size // patch_size, ch, [ch]  # skips: the channels of each skip connection
         self.down = []
-        for level, mult in enumerate(ch_mult):
+        for level, c_out in enumerate(channels):
             for _ in range(num_res_blocks):
-                self.down.append(block(c, ch * mult, size))
-                c = ch * mult
+                self.down.append(block(c, c_out, size in attn_resolutions))
+                c = c_out
                 skips.append(c)
             if level < levels - 1:
-                self.down.append(Downsample(c, **kw))
+                self.down.append(Downsample(c, down_padding, **kw))
                 size //= 2
                 skips.append(c)
 
-        self.mid = [block(c, c, None), block(c, c, None)]
-        self.mid_attn = SelfAttention(c, groups, **kw)
+        self.mid = [block(c, c), block(c, c)]
+        self.mid_attn = SelfAttention(c, groups if mid_groups == "same" else mid_groups, heads_of(c), eps=norm_eps, **kw)
 
         self.up = []
-        for level, mult in reversed(list(enumerate(ch_mult))):
+        for level, c_out in reversed(list(enumerate(channels))):
             for _ in range(num_res_blocks + 1):
-                self.up.append(block(c + skips.pop(), ch * mult, size))
-                c = ch * mult
+                self.up.append(block(c + skips.pop(), c_out, size in up_attn_resolutions))
+                c = c_out
             if level > 0:
                 self.up.append(Upsample(c, **kw))
                 size *= 2
         assert not skips and size == image_size // patch_size
 
-        self.norm_out = GroupNormSiLU(c, groups, dtype=dtype)
+        self.norm_out = GroupNormSiLU(c, groups, eps=norm_eps, dtype=dtype)
         self.conv_out = Conv2d(c, out_channels * patch_size**2, zero=True, **kw)
 
     def __call__(self, xt, t, labels=None, dropout_rng=None):

@@ -76,6 +76,7 @@ EXAMPLES = [
     Example("attention", lambda *qkv: ops.attention(*qkv, mask=SEEN), ((2, 1, 3, 4), (2, 1, 5, 4), (2, 1, 5, 3))),
     Example("embedding", lambda w: ops.embedding(w, [[0, 3], [3, 3]]), ((4, 5),)),
     Example("timestep_embedding", lambda t: ops.timestep_embedding(t, 7), ((3,),)),
+    Example("timestep_embedding", lambda t: ops.timestep_embedding(t, 6, freq_shift=0, cos_first=True), ((3,),)),
     Example("mse", ops.mse, ((2, 3, 5), (2, 3, 5))),
     Example("huber", lambda x, y: ops.huber(x, y, delta=0.7), ((2, 3, 5), (2, 3, 5))),
     Example("bernoulli_log_prob", ops.bernoulli_log_prob, ((2, 5), (2, 5))),

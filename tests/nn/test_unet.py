@@ -9,6 +9,8 @@ from scratchdiff.recipes import YARDSTICK
 
 SMALL = dict(image_size=8, in_channels=2, out_channels=2, ch=4, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,),
              groups=2)  # fmt: skip
+PUBLISHED = dict(ch_mult=(1, 1.5), heads=2, up_attn_resolutions=(8,), mid_groups=None, norm_eps=1e-3, down_padding=1,
+                 scale_shift=True, time=dict(offset=-1, scale=0.25, freq_shift=0, cos_first=True))  # fmt: skip
 
 
 def test_the_cifar_unet_has_the_parameter_count_of_ho_et_al(rng):
@@ -31,7 +33,7 @@ def test_the_untrained_unet_returns_zero_so_that_the_first_loss_is_the_mean_of_e
     assert loss.item() == pytest.approx(np.square(replay.standard_normal(x0.shape)).mean(), rel=1e-6)
 
 
-@pytest.mark.parametrize("settings", [SMALL, SMALL | dict(patch_size=2, dropout=0.3)])
+@pytest.mark.parametrize("settings", [SMALL, SMALL | dict(patch_size=2, dropout=0.3), SMALL | PUBLISHED])
 def test_the_whole_unet_with_the_ddpm_loss_matches_finite_differences_for_every_parameter(rng, settings):
     net = sd.UNet(**settings, dtype=np.float64, rng=rng)
     fill_zeros(net.parameters(), rng)
@@ -75,7 +77,27 @@ def test_one_image_does_not_see_the_others_of_its_batch(rng):
     np.testing.assert_allclose(net(x, t).data[1:2], net(x[1:2], t[1:2]).data, atol=1e-12)
 
 
+def test_scale_shift_modulates_the_second_norm_by_the_two_halves_of_the_projected_timestep(rng):
+    block = sd.nn.ResBlock(4, 4, 6, groups=2, scale_shift=True, rng=rng, dtype=np.float64)
+    fill_zeros(block.parameters(), rng)
+    x, temb = rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((2, 6))
+    silu = sd.ops.silu
+    s, b = np.split(np.asarray(block.temb_proj(temb)), 2, axis=1)
+    normed = np.asarray(block.norm2(block.conv1(block.norm1(x))))
+    modulated = normed * (1 + s[:, None, None]) + b[:, None, None]
+    np.testing.assert_allclose(block(x, temb).data, x + block.conv2(silu(modulated)).data, atol=1e-13)
+
+
+def test_attention_stands_where_each_way_says_with_as_many_heads_as_fit(rng):
+    net = sd.UNet(**SMALL | dict(ch=4, ch_mult=(1, 2), up_attn_resolutions=(8,), head_dim=2), rng=rng)
+    heads = [getattr(layer, "attn", None) and layer.attn.heads for layer in [*net.down, *net.up]]
+    assert heads == [None, None, 4, None, None, None, 2, 2]
+    assert net.mid_attn.heads == 4
+
+
 @pytest.mark.parametrize("change, message", [
+    (dict(ch_mult=(1, 0.1)), r"ch · ch_mult\[1\] must be a positive integer, got 0"),
+    (dict(head_dim=3), "head_dim 3 does not divide 8 channels"),
     (dict(image_size=7), "do not divide images of 7 pixels"),
     (dict(patch_size=3), "patches of 3 do not divide"),
     (dict(groups=3), "3 groups do not divide the channels"),

@@ -22,6 +22,15 @@ def test_the_embedding_is_sines_then_cosines_from_frequency_one_to_one_ten_thous
         np.testing.assert_allclose(row, want, rtol=0, atol=1e-12)
 
 
+def test_other_published_networks_put_the_cosines_first_or_space_the_frequencies_otherwise():
+    t, half = np.array([1.0, 17, 1000]), 3
+    y = ops.timestep_embedding(t, 7, freq_shift=0, cos_first=True).data
+    for row, step in zip(y, t, strict=True):
+        angles = [step * 10_000 ** (-i / half) for i in range(half)]
+        want = [math.cos(a) for a in angles] + [math.sin(a) for a in angles] + [0.0]
+        np.testing.assert_allclose(row, want, rtol=0, atol=1e-12)
+
+
 def test_a_thousand_timesteps_are_a_thousand_different_vectors_of_one_length():
     y = ops.timestep_embedding(np.arange(1, 1001), 32).data
     np.testing.assert_allclose((y * y).sum(1), 16, rtol=1e-13)  # sin² + cos², sixteen times
