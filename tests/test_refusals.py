@@ -135,6 +135,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: ops.timestep_embedding([1], 8.0), "8.0"),
         (lambda: ops.timestep_embedding([1], 8, freq_shift=4), "timestep_embedding: freq_shift must be below 4, got 4"),
     ],
+    "ops.sinusoids": [(lambda: ops.sinusoids(V, M), "sinusoids: t and omega must be vectors")],
     "ops.mse": [(lambda: ops.mse(M, V), r"mse: .*x .*\(2, 3\), target .*\(6,\)"), (lambda: ops.mse(M[:0], M[:0]), "mse")],
     "ops.cross_entropy": [
         (lambda y=y: ops.cross_entropy(M, y), "cross_entropy: logits") for y in ([0], [0, 3], [0, -1], [0.0, 1.0])
@@ -198,6 +199,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: nn.SelfAttention(6, 2, heads=0, rng=RNG), "heads must be a positive integer, got 0"),
     ],
     "nn.TimestepMLP": [
+        (lambda: nn.TimestepMLP(7, 8, learned=True, rng=RNG), "dim must be even to be learned, got 7"),
         (lambda: nn.TimestepMLP(0, 8, rng=RNG), "dim must be a positive integer, got 0"),
         (lambda: nn.TimestepMLP(8, -1, rng=RNG), "width must be a positive integer, got -1"),
     ],
@@ -233,6 +235,11 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: unet()()(X, np.ones(2, int)), r"UNet: needs xt of shape \(N, 8, 8, 1\)"),
         (lambda: unet()()(np.ones((1, 8, 8, 1)), [1], labels=[0]), "takes no labels"),
         (lambda: unet(num_classes=3)()(np.ones((1, 8, 8, 1)), [1], labels=[4]), "0..3"),
+        (unet(dims=3), "dims must be 1 or 2, got 3"),
+        (unet(cond_channels=-1), "cond_channels must be an integer of at least 0, got -1"),
+        (lambda: unet()()(np.ones((1, 8, 8, 1)), [1], cond=np.ones((1, 8, 8, 1))), "UNet: cond must be"),
+        (lambda: unet(cond_channels=2)()(np.ones((1, 8, 8, 1)), [1], cond=np.ones((1, 8, 8, 1))), "cond must be"),
+        (lambda: unet(dims=1)()(np.ones((1, 8, 8, 1)), [1]), r"UNet: needs xt of shape \(N, 8, 1\)"),
     ],
     # diffusion
     "Schedule": [

@@ -11,6 +11,7 @@ from scratchdiff import ops
 from scratchdiff.autograd import Tensor
 from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.nn.module import Module
+from scratchdiff.ops.embedding import embedding_frequencies
 
 
 def glorot(shape: tuple, rng: np.random.Generator, dtype) -> Tensor:
@@ -49,11 +50,13 @@ class SiLULinear(Linear):
 class Conv2d(Module):
     """A kernel × kernel convolution with bias.   (N, H, W, in) → (N, H', W', out); `stride`, `padding` as `ops.conv2d`.
 
-    `image_bias` (N, out), where given, is added to every pixel of its image."""
+    kernel: its size, or (height, width). `image_bias` (N, out), where given, is added to every pixel of its image."""
 
     def __init__(self, in_channels, out_channels, kernel=3, *, stride=1, padding="same", rng, dtype=np.float32, zero=False):
-        require_positive_integers("Conv2d", in_channels=in_channels, out_channels=out_channels, kernel=kernel, stride=stride)
-        shape = kernel, kernel, in_channels, out_channels
+        kh, kw = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        sizes = dict(in_channels=in_channels, out_channels=out_channels, stride=stride)
+        require_positive_integers("Conv2d", kernel=kh, kernel_width=kw, **sizes)
+        shape = kh, kw, in_channels, out_channels
         self.w = zeros(shape, dtype) if zero else glorot(shape, rng, dtype)
         self.b = zeros(out_channels, dtype)
         self.stride, self.padding = stride, padding
@@ -124,18 +127,25 @@ class TimestepMLP(Module):
     """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width).
 
     scale · (t + offset) is embedded, so that offset = −1 counts timesteps from 0. freq_shift, cos_first: as
-    `ops.timestep_embedding`."""
+    `ops.timestep_embedding`. learned: the frequencies ω of the sines are learned, from those on; `dim` must then be even.
+    We learn log ω: t reaches 1000, so a step of Adam on ω itself would turn the slow sines by radians."""
 
-    def __init__(self, dim, width, *, offset=0, scale=1, freq_shift=1, cos_first=False, rng, dtype=np.float32):
+    def __init__(self, dim, width, *, offset=0, scale=1, freq_shift=1, cos_first=False, learned=False, rng,
+                 dtype=np.float32):  # fmt: skip
         require_positive_integers("TimestepMLP", dim=dim, width=width)
+        require(not learned or dim % 2 == 0, "TimestepMLP: dim must be even to be learned", dim=dim)
         self.dim, self.dtype = dim, dtype
         self.offset, self.scale, self.freq_shift, self.cos_first = offset, scale, freq_shift, cos_first
+        self.log_omega = Tensor(np.log(embedding_frequencies(dim, freq_shift)).astype(dtype)) if learned else None
         self.dense1 = Linear(dim, width, rng=rng, dtype=dtype)
         self.dense2 = SiLULinear(width, width, rng=rng, dtype=dtype)
 
     def __call__(self, t):
         t = self.scale * (np.asarray(t, self.dtype) + self.offset)  # t may lie between whole steps
-        temb = ops.timestep_embedding(t, self.dim, freq_shift=self.freq_shift, cos_first=self.cos_first)
+        if self.log_omega is not None:
+            temb = ops.sinusoids(t, ops.exp(self.log_omega))
+        else:
+            temb = ops.timestep_embedding(t, self.dim, freq_shift=self.freq_shift, cos_first=self.cos_first)
         return self.dense2(self.dense1(temb))
 
 
@@ -156,6 +166,16 @@ def check_labels(name: str, labels, num_classes: int | None, N: int):
     fits = labels.shape == (N,) and labels.dtype.kind in "iu" and ((0 <= labels) & (labels <= num_classes)).all()
     require(fits, f"{name}: labels must be {N} integers in 0..{num_classes}", labels=labels)
     return labels
+
+
+def check_cond(name: str, cond, shape: tuple, dtype):
+    """What an image is conditioned on, in the network's dtype; None means that nothing is known, and gives zeros.
+
+    Raises the ValueError of the network `name` unless cond has this shape (N, ..., cond_channels)."""
+    if cond is None:
+        return np.zeros(shape, dtype)
+    require(shape[-1] and np.shape(cond) == shape, f"{name}: cond must be {shape}", cond=np.shape(cond))
+    return as_input(cond, dtype)
 
 
 def as_input(xt, dtype):

@@ -110,13 +110,15 @@ def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) ->
 
 @op
 def upsample_nearest(x, factor=2):
-    """y[n,i,j,c] = x[n, ⌊i/f⌋, ⌊j/f⌋, c]: each pixel becomes f × f equal ones, so its gradient is the sum of theirs.
+    """y[n,i,j,c] = x[n, ⌊i/f⌋, ⌊j/g⌋, c]: each pixel becomes f × g equal ones, so its gradient is the sum of theirs.
 
-    x: (N, H, W, C) → (N, fH, fW, C). Raises ValueError unless x has four axes and the factor is a positive integer."""
+    x: (N, H, W, C) → (N, fH, gW, C). factor: (f, g), or one number for both. Raises ValueError unless x has four axes and
+    the factors are positive integers."""
     require(x.ndim == 4, "upsample_nearest: x must be (N, H, W, C)", x=x)
-    require_positive_integers("upsample_nearest", factor=factor)
+    f, g = factor if isinstance(factor, tuple) else (factor, factor)
+    require_positive_integers("upsample_nearest", factor=f, factor_of_columns=g)
     N, H, W, C = x.shape
     return (
-        x.repeat(factor, 1).repeat(factor, 2),
-        lambda dy: (dy.reshape(N, H, factor, W, factor, C).sum((2, 4)),),
+        x.repeat(f, 1).repeat(g, 2),
+        lambda dy: (dy.reshape(N, H, f, W, g, C).sum((2, 4)),),
     )

@@ -18,20 +18,39 @@ def timestep_embedding(t, dim, *, freq_shift=1, cos_first=False, dtype=np.float6
     t = np.asarray(t)
     fits = t.ndim == 1 and t.dtype.kind in "iuf" and isinstance(dim, (int, np.integer)) and dim >= 4
     require(fits, "timestep_embedding: needs t of shape (N,) and dim >= 4", t=t, dim=dim)
+    t, half = t if t.dtype.kind == "f" else t.astype(dtype), dim // 2
+    y, backward = sinusoids.on_arrays(t, embedding_frequencies(dim, freq_shift))
+
+    def arranged(waves):  # its own inverse
+        return np.roll(waves, half, axis=1) if cos_first else waves
+
+    return np.pad(arranged(y), ((0, 0), (0, dim % 2))), lambda dy: backward(arranged(dy[:, : 2 * half]))[:1]
+
+
+def embedding_frequencies(dim: int, freq_shift: float = 1) -> np.ndarray:
+    """ω_i = exp(−ln 10⁴ · i/(h − freq_shift)), i = 0..h−1, h = ⌊dim/2⌋: from 1 down to about 1/10⁴."""
     half = dim // 2
     require(freq_shift < half, f"timestep_embedding: freq_shift must be below {half}", freq_shift=freq_shift)
-    omega = np.exp(-np.log(10_000) * np.arange(half) / (half - freq_shift))
-    dtype = t.dtype if t.dtype.kind == "f" else dtype
-    turns = t[:, None] * (omega / (2 * np.pi))  # float64: t ω reaches 1000, where float32 keeps only four decimals
-    angle = (2 * np.pi * (turns - np.rint(turns))).astype(dtype)  # within half a turn, where it keeps seven
+    return np.exp(-np.log(10_000) * np.arange(half) / (half - freq_shift))
+
+
+@op
+def sinusoids(t, omega):
+    """y = [sin(t ω_0) … sin(t ω_{h−1}), cos(t ω_0) … cos(t ω_{h−1})].   t: (N,), omega: (h,) → (N, 2h), of t's dtype.
+
+    With a = t ω and da = dy_sin cos a − dy_cos sin a:   dt_n = Σ_i da_ni ω_i,   dω_i = Σ_n da_ni t_n.
+    Raises ValueError unless t and omega are vectors."""
+    require(t.ndim == 1 and omega.ndim == 1, "sinusoids: t and omega must be vectors", t=t, omega=omega)
+    turns = t[:, None] * (omega.astype(np.float64) / (2 * np.pi))  # t ω reaches 1000, where float32 keeps four decimals
+    angle = (2 * np.pi * (turns - np.rint(turns))).astype(t.dtype)  # within half a turn, where it keeps seven
     sin, cos = np.sin(angle), np.cos(angle)
-    waves, slopes = ([cos, sin], [-sin, cos]) if cos_first else ([sin, cos], [cos, -sin])
-    y = np.concatenate([*waves, np.zeros((len(t), dim % 2), dtype)], axis=1)
 
     def backward(dy):
-        return (((dy[:, :half] * slopes[0] + dy[:, half : 2 * half] * slopes[1]) @ omega).astype(dtype),)
+        dy_sin, dy_cos = np.split(dy, 2, axis=1)
+        da = dy_sin * cos - dy_cos * sin
+        return (da @ omega).astype(t.dtype), (t @ da).astype(omega.dtype)
 
-    return y, backward
+    return np.concatenate([sin, cos], axis=1), backward
 
 
 @op

@@ -33,11 +33,12 @@ def test_the_untrained_unet_returns_zero_so_that_the_first_loss_is_the_mean_of_e
     assert loss.item() == pytest.approx(np.square(replay.standard_normal(x0.shape)).mean(), rel=1e-6)
 
 
-@pytest.mark.parametrize("settings", [SMALL, SMALL | dict(patch_size=2, dropout=0.3), SMALL | PUBLISHED])
+@pytest.mark.parametrize("settings", [SMALL, SMALL | dict(patch_size=2, dropout=0.3, time=dict(learned=True)),
+                                      SMALL | PUBLISHED])  # fmt: skip
 def test_the_whole_unet_with_the_ddpm_loss_matches_finite_differences_for_every_parameter(rng, settings):
     net = sd.UNet(**settings, dtype=np.float64, rng=rng)
     fill_zeros(net.parameters(), rng)
-    diffusion = sd.GaussianDiffusion(sd.linear_schedule())
+    diffusion = sd.GaussianDiffusion(sd.linear_schedule(10))  # t ω stays small: learned sines of 1000 turn too fast
     x0 = rng.standard_normal((2, 8, 8, 2))
     parameters = net.parameters().values()
     error = sd.gradcheck(lambda *_: diffusion.loss(net, x0, np.random.default_rng(1)), *parameters, max_probes=1)
@@ -49,6 +50,42 @@ def test_the_whole_unet_matches_finite_differences_for_its_input(rng):
     fill_zeros(net.parameters(), rng)
     t, target = np.array([3, 700]), rng.standard_normal((2, 8, 8, 2))
     assert sd.gradcheck(lambda x: sd.ops.mse(net(x, t), target), rng.standard_normal((2, 8, 8, 2)), max_probes=20) < 1e-6
+
+
+def test_a_unet_of_one_dimension_with_a_condition_matches_finite_differences_for_every_input(rng):
+    settings = SMALL | dict(image_size=12, in_channels=3, dims=1, patch_size=2, cond_channels=1, attn_resolutions=(3,))
+    net = sd.UNet(**settings, dtype=np.float64, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    t, target = np.array([3, 700]), rng.standard_normal((2, 12, 2))
+    inputs = rng.standard_normal((2, 12, 3)), rng.standard_normal((2, 12, 1))
+    assert sd.gradcheck(lambda x, cond: sd.ops.mse(net(x, t, cond=cond), target), *inputs, max_probes=20) < 1e-6
+
+
+def test_a_unet_of_one_dimension_is_a_unet_on_images_of_one_row_whose_kernels_are_zero_above_and_below(rng):
+    settings = dict(in_channels=2, out_channels=2, ch=4, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(), groups=2)
+    line, image = (sd.UNet(8, **settings, dims=dims, dtype=np.float64, rng=rng) for dims in (1, 2))
+    fill_zeros(line.parameters(), rng)
+    middle = lambda w: np.stack([np.zeros_like(w[0]), w[0], np.zeros_like(w[0])])  # noqa: E731
+    image.load({name: middle(p.data) if p.shape[:2] == (1, 3) else p.data for name, p in line.parameters().items()})
+    x, t = rng.standard_normal((3, 8, 2)), np.array([1, 10, 100])
+    rows = np.repeat(x[:, None], 8, axis=1)  # eight equal rows, of which none sees another
+    np.testing.assert_allclose(image(rows, t).data, np.repeat(line(x, t).data[:, None], 8, axis=1), atol=1e-12)
+
+
+def test_learned_times_start_as_the_fixed_ones(rng):
+    fixed, learned = (sd.UNet(**SMALL, time=dict(learned=on), dtype=np.float64, rng=rng) for on in (False, True))
+    fill_zeros(fixed.parameters(), rng)
+    learned.load({name: p.data for name, p in fixed.parameters().items()} | {"temb.log_omega": learned.temb.log_omega.data})
+    x, t = rng.standard_normal((2, 8, 8, 2)), np.array([3, 700])
+    np.testing.assert_allclose(learned(x, t).data, fixed(x, t).data, atol=1e-12)
+
+
+def test_no_condition_is_a_condition_of_zeros(rng):
+    net = sd.UNet(**SMALL, cond_channels=3, rng=rng)
+    fill_zeros(net.parameters(), rng)
+    x, t = rng.standard_normal((2, 8, 8, 2)), np.array([3, 700])
+    assert np.array_equal(net(x, t).data, net(x, t, cond=np.zeros((2, 8, 8, 3))).data)
+    assert not np.allclose(net(x, t).data, net(x, t, cond=np.ones((2, 8, 8, 3))).data)
 
 
 def test_every_parameter_gets_a_gradient_once_the_zeros_are_filled(rng):
