@@ -336,6 +336,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.Oracle(D, M).score(M, 11), "1..10, got 11"),
         (lambda: sd.Oracle(D, M).log_prob(M, 0.5), r"in \[1, 10\], got 0.5"),
         (lambda: sd.Oracle(D, M).floor(1), "so an rng"),
+        (lambda: sd.Oracle(D, M, 1.0).given(M, V, 1.0), r"needs A \(m, 3\), y \(m,\) and noise >= 0, got A .*\(2, 3\)"),
+        (lambda: sd.Oracle(D, M).given(M[:1], [0.0], 0.0), "the covariance of y is singular; give noise > 0"),
     ],
     "loss_at": [
         (lambda: diffusion.loss_at(D, still, nan(), 1, RNG), "loss_at: x0 must be finite"),
@@ -401,6 +403,67 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.guided(NET, [0], 1.0), "num_classes"),
         (lambda: sd.guided(unet(num_classes=3)(), [0], -1.0), "weight -1.0"),
         (lambda: sd.guided(unet(num_classes=3)(), [0], np.nan), "weight nan"),
+        (lambda: sd.guided(unet(num_classes=3)(), [0], 1.0, interval=(5, 5)), r"low < high, got \(5, 5\)"),
+        (lambda: sd.guided(unet(num_classes=3)(), [0], 1.0, rescale=1.5), r"rescale must be in \[0, 1\], got 1.5"),
+    ],
+    "classifier_guided": [
+        (lambda: sd.classifier_guided(D, NET, still, [0.0], 1.0), r"labels must be \(N,\) integers, got float64"),
+        (lambda: sd.classifier_guided(D, NET, still, [0], -1.0), "scale must not be negative, got -1.0"),
+        (lambda: sd.classifier_guided(D, NET, NET, [0, 2], 1.0)(M[:, :2], np.array([1, 1])), "cross_entropy: logits"),
+    ],
+    "of_x0_hat": [
+        (lambda: diffusion.of_x0_hat(D, NET, still)(M, np.array([1, 1])), r"MLP: needs xt of shape \(N, 2\)"),
+    ],
+    "inpaint_steps": [
+        (lambda: sd.inpaint_steps(D, still, M.astype(int), [1, 0, 1], RNG), "known must be finite floats, got int64"),
+        (lambda: sd.inpaint_steps(D, still, V, 1, RNG), r"shape must be \(N, ...\)"),
+        (lambda: sd.inpaint_steps(D, still, M, [1, 0.5, 0], RNG), "mask must be True or 1 where a pixel is known"),
+        (lambda: sd.inpaint_steps(D, still, M, [1, 0], RNG), r"mask of shape \(2,\) does not fit data of shape \(2, 3\)"),
+        (lambda: sd.inpaint_steps(D, still, M, [1, 0, 0], RNG, steps=11), "1..10, got 11"),
+        (lambda: sd.inpaint_steps(D, still, M, [1, 0, 0], RNG, resample=0), "resample must be a positive integer, got 0"),
+    ],
+    "reconstruction_guided": [
+        (lambda: sd.reconstruction_guided(D, NET, still, nan()), "y must be finite floats"),
+        (lambda: sd.reconstruction_guided(D, NET, still, 1.0, noise=-1), "noise must not be negative, got -1"),
+        (lambda: sd.reconstruction_guided(D, NET, still, 1.0, weight=0), "weight must be positive, got 0"),
+        (
+            lambda: sd.reconstruction_guided(D, NET, lambda x: x, np.ones((5, 2)))(M[:1, :2], np.array([1])),
+            "the operator and y must give one row for each of x",
+        ),
+    ],
+    "dps_steps": [
+        (lambda s=s: sd.dps_steps(D, NET, still, 1.0, (2, 2), RNG, scale=s), f"scale must be positive, got {s}")
+        for s in (0, -1, np.nan)
+    ]
+    + [(lambda: sd.dps_steps(D, NET, still, 1.0, (2,), RNG), "dps_steps: shape must be")],
+    "downsampled": [
+        (lambda: diffusion.downsampled(X, 3), "sides that 3 divides, got float32"),
+        (lambda: diffusion.downsampled(X, 0), "factor must be a positive integer, got 0"),
+    ],
+    "blurred": [
+        (lambda: diffusion.blurred(X, 0), "width must be positive, got 0"),
+        (lambda: diffusion.blurred(M), r"x must be \(N, H, W, C\)"),
+    ],
+    "matrix_of": [(lambda: diffusion.matrix_of(diffusion.downsampled, (3, 3, 1)), "sides that 4 divides")],
+    "sdedit_steps": [
+        (lambda s=s: sd.sdedit_steps(D, still, M, s, RNG), f"strength must be in .*got {s}") for s in (0, 1.1, np.nan)
+    ]
+    + [
+        (lambda: sd.sdedit_steps(D, still, nan(), 0.5, RNG), "x0 must be finite floats"),
+        (lambda: sd.sdedit_steps(D, still, M, 0.5, RNG, steps=9, eta=2), "eta must lie in"),
+        (lambda: sd.sdedit_steps(D, still, M, 0.5, RNG, steps=11), "1..10, got 11"),
+    ],
+    "ddim_inverse_steps": [
+        (lambda: sd.ddim_inverse_steps(D, still, V), r"shape must be \(N, ...\)"),
+        (lambda: sd.ddim_inverse_steps(D, still, M, steps=11), "1..10, got 11"),
+    ],
+    "slerp": [
+        (lambda: diffusion.slerp(M, V, 0.5), "slerp: a and b must have one shape"),
+        (lambda: diffusion.slerp(M, -M, 0.5), "no shortest way"),
+    ],
+    "interpolate": [
+        (lambda: diffusion.interpolate(D, still, M, POINTS, [0.5]), "interpolate: a and b must have one shape"),
+        (lambda: diffusion.interpolate(D, still, M, M, 0.5), r"weights must be \(K,\)"),
     ],
     # data
     "data.toy": [(lambda n=n: data.toy("moons", n, RNG), f"toy: n must be at least 1, got {n}") for n in (0, -1, 2.5)]

@@ -6,7 +6,9 @@ bound.py        the variational bound, term by term
 gaussian.py     the process q, its reversal p, and the training loss
 samplers.py     down the chain: DDPM, DDIM, predictor–corrector
 solvers.py      the probability-flow ODE: Heun, DPM-Solver++, SciPy
-guidance.py     samples of a given class
+guidance.py     samples of a given class, with a classifier or without
+measurements.py samples of which a part, or a blurred or small picture, is known
+editing.py      from an image instead of noise: SDEdit, inversion, interpolation
 oracle.py       data whose best denoiser is a formula
 likelihood.py   log-densities by the ODE
 score.py        score matching over a ladder of noise levels, annealed Langevin dynamics
@@ -17,10 +19,19 @@ flow.py         the deterministic sampler as a differentiable map
 
 from scratchdiff.diffusion.binomial import BinomialDiffusion
 from scratchdiff.diffusion.bound import Bound, vlb_loss
+from scratchdiff.diffusion.editing import ddim_inverse_steps, interpolate, sdedit_steps, slerp
 from scratchdiff.diffusion.flow import ddim_flow
 from scratchdiff.diffusion.gaussian import GaussianDiffusion
-from scratchdiff.diffusion.guidance import guided
+from scratchdiff.diffusion.guidance import classifier_guided, guided, of_x0_hat
 from scratchdiff.diffusion.likelihood import bits_per_dim, dequantised, ode_log_prob
+from scratchdiff.diffusion.measurements import (
+    blurred,
+    downsampled,
+    dps_steps,
+    inpaint_steps,
+    matrix_of,
+    reconstruction_guided,
+)
 from scratchdiff.diffusion.oracle import Oracle, loss_at
 from scratchdiff.diffusion.samplers import SamplerStep, ddim_steps, ddpm_steps, pc_steps, sample_ddim, sample_ddpm
 from scratchdiff.diffusion.schedule import (
@@ -40,9 +51,11 @@ from scratchdiff.diffusion.solvers import SAMPLERS, dpm_steps, heun_steps, ode_s
 from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
 __all__ = ["BinomialDiffusion", "Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep",
-           "Schedule", "SubVPSDE", "VESDE", "VPSDE", "annealed_langevin_steps", "bits_per_dim",
-           "constant_schedule", "cosine_schedule", "ddim_flow", "ddim_steps", "ddpm_steps", "dequantised",
-           "dpm_steps", "dsm_loss", "geometric_sigmas", "guided", "heun_steps", "jsd_schedule",
-           "linear_schedule", "loss_at", "min_snr_weights", "ode_log_prob", "ode_steps", "pc_steps",
-           "quadratic_schedule", "sample_ddim", "sample_ddpm", "sde_log_prob", "sde_steps",
-           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "Schedule", "SubVPSDE", "VESDE", "VPSDE", "annealed_langevin_steps", "bits_per_dim", "blurred",
+           "classifier_guided", "constant_schedule", "cosine_schedule", "ddim_flow", "ddim_inverse_steps",
+           "ddim_steps", "ddpm_steps", "dequantised", "downsampled", "dpm_steps", "dps_steps", "dsm_loss",
+           "geometric_sigmas", "guided", "heun_steps", "inpaint_steps", "interpolate", "jsd_schedule",
+           "linear_schedule", "loss_at", "matrix_of", "min_snr_weights", "ode_log_prob", "ode_steps",
+           "of_x0_hat", "pc_steps", "quadratic_schedule", "reconstruction_guided", "sample_ddim", "sample_ddpm",
+           "sde_log_prob", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
+           "slerp", "vlb_loss", "zero_terminal_snr"]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from scratchdiff import ops
 from scratchdiff.autograd import Tensor
+from scratchdiff.diffusion.guidance import differentiable_x0
 from scratchdiff.diffusion.samplers import spaced
 from scratchdiff.recompute import recompute
 
@@ -29,9 +30,7 @@ def ddim_flow(diffusion, model, xT, steps: int = 50, labels=None, parameters=Non
     for t, s in zip(times[:-1], times[1:]):
 
         def step(x, t=int(t), s=int(s)):
-            output = model(x, np.full(len(x), t), **conditions)
-            prediction, _ = diffusion.split_output(output, x)
-            x0_hat = diffusion.predict_x0(x, t, prediction)
+            x0_hat = differentiable_x0(diffusion, model, x, t, **conditions)
             if diffusion.images:
                 x0_hat = ops.clip(x0_hat, -1, 1)
             eps_hat = diffusion.predict_eps(x, t, x0_hat)

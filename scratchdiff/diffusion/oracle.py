@@ -17,6 +17,7 @@ import numpy as np
 
 from scratchdiff import ops
 from scratchdiff.autograd import op
+from scratchdiff.checks import require, require_finite_floats
 from scratchdiff.diffusion.bound import check_data
 
 
@@ -90,6 +91,37 @@ class Oracle:
     def eps(self, x, t) -> np.ndarray:
         """E[ε | x_t = x], of x's shape: the best eps_hat."""
         return self.diffusion.predict_eps(np.asarray(x, np.float64), t, self.x0(x, t))
+
+    def given(self, A, y, noise: float):
+        """The oracle of p(x_0 | y), y = A x_0 + noise · N(0, I): a mixture again, by Bayes' rule in each component.
+
+            m_k' = m_k + K_k (y − A m_k),   C_k' = C_k − K_k A C_k,   w_k' ∝ w_k N(y; A m_k, S_k)
+            S_k = A C_k Aᵀ + noise² I,      K_k = C_k Aᵀ S_k⁻¹
+
+        A: (m, d), d being the numbers of one x_0 in order (`matrix_of` gives the A of a function); y: (m,), one measurement.
+        Its `sample` draws from the posterior, and as a model it has the exact score of x_t given y.
+        Raises ValueError for other shapes, what is not finite, and where some S_k is singular, as for noise = 0 and C_k = 0.
+        """
+        A, y = np.asarray(A, np.float64), np.asarray(y, np.float64)
+        fits = A.ndim == 2 and A.shape[1] == self.d and y.shape == A.shape[:1] and 0 <= noise < np.inf
+        require(fits, f"Oracle.given: needs A (m, {self.d}), y (m,) and noise >= 0", A=A, y=y, noise=noise)
+        require_finite_floats("Oracle.given", A=A, y=y)
+        if self.axes is None:
+            C = self.lam[:, None, None] * np.eye(self.d)
+        else:
+            C = (self.axes * self.lam[:, None]) @ self.axes.swapaxes(1, 2)
+        AC, residual = A @ C, y - self.means @ A.T  # (K, m, d), (K, m)
+        S = AC @ A.T + noise**2 * np.eye(len(y))
+        sign, logdet = np.linalg.slogdet(S)
+        require((sign > 0).all() and np.linalg.cond(S).max() < 1e13, "Oracle.given: the covariance of y is singular; "
+                "give noise > 0", noise=noise)  # fmt: skip
+        gain = np.linalg.solve(S, AC)  # K_kᵀ
+        whitened = np.linalg.solve(S, residual[..., None])[..., 0]
+        logits = log(self.weights) - 0.5 * (logdet + (residual * whitened).sum(1))
+        means = self.means + np.einsum("kmi,km->ki", gain, residual)
+        cov = C - AC.swapaxes(1, 2) @ gain
+        cov = (cov + cov.swapaxes(1, 2)) / 2
+        return Oracle(self.diffusion, means.reshape(-1, *self.shape), cov, softmax(logits))
 
     def floor(self, t, n: int = 2000, rng: np.random.Generator | None = None) -> float:
         """The irreducible loss at step t: E‖target − best‖²/d, in the diffusion's parametrisation. No model has less.

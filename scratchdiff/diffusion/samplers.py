@@ -84,15 +84,19 @@ def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0) -> Iterator[Samp
 
 def run_ddim(diffusion, model, shape, rng, times, eta):
     """The steps of `ddim_steps`, one each time it is asked."""
+    yield from ddim_from(diffusion, model, rng.standard_normal(shape), rng, times, eta)
+
+
+def ddim_from(diffusion, model, x, rng, times, eta=0.0):
+    """The steps of DDIM from x at times[0] down to times[-1]. eta = 0 asks nothing of rng, which may be None then."""
     alpha_bar = diffusion.schedule.alpha_bar
-    x = rng.standard_normal(shape)
     for t, s in zip(times[:-1], times[1:]):
         x0_hat, _ = diffusion.denoise(model, x, t)
         eps_hat = diffusion.predict_eps(x, t, x0_hat)
         var = eta**2 * (1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s])
         x = np.sqrt(alpha_bar[s]) * x0_hat + np.sqrt(1 - alpha_bar[s] - var) * eps_hat
         if eta > 0 and s > 0:
-            x = x + np.sqrt(var) * rng.standard_normal(shape)
+            x = x + np.sqrt(var) * rng.standard_normal(x.shape)
         yield SamplerStep(int(s), x, x0_hat)
 
 

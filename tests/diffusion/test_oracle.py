@@ -148,3 +148,31 @@ def test_a_real_t_that_is_whole_is_that_step(rng):
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call(oracle())
+
+
+@pytest.mark.parametrize("cov", ["full", "round"])
+def test_the_posterior_given_a_measurement_is_that_of_importance_weighting(cov, rng):
+    o, A, y, noise = oracle(cov), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 0.3]]), np.array([0.4, 0.1, -0.2]), 0.5
+    x = o.sample(400_000, rng)
+    weight = np.exp(-0.5 * np.square(y - x @ A.T).sum(1) / noise**2)
+    weight /= weight.sum()
+    mean = weight @ x
+    second = (weight[:, None] * x).T @ x
+    exact = o.given(A, y, noise)
+    np.testing.assert_allclose(exact.weights @ exact.means, mean, atol=0.004)
+    spread = np.einsum("kij,kj,klj->kil", exact.axes, exact.lam, exact.axes)
+    exact_second = np.einsum("k,kil->il", exact.weights, spread + exact.means[:, :, None] * exact.means[:, None])
+    np.testing.assert_allclose(exact_second, second, atol=0.006)
+
+
+def test_the_posterior_density_is_bayes_rule_up_to_a_constant(rng):
+    o, A, y, noise, x = oracle("full"), np.array([[1.0, 0.5]]), np.array([0.4]), 0.2, rng.standard_normal((6, 2))
+    log_bayes = o.log_prob(x, 0) - 0.5 * np.square(y - x @ A.T).sum(1) / noise**2
+    difference = o.given(A, y, noise).log_prob(x, 0) - log_bayes
+    np.testing.assert_allclose(difference, difference[0], atol=1e-8)
+
+
+def test_what_is_measured_without_noise_is_certain(rng):
+    x = oracle("full").given([[1.0, 0.0]], [0.3], 0.0).sample(50, rng)
+    np.testing.assert_allclose(x[:, 0], 0.3, atol=1e-7)
+    assert x[:, 1].std() > 0.1
