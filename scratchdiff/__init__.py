@@ -17,7 +17,7 @@ The files are chapters, and each imports only from the ones before it:
     train.py        the loop
     checkpoint.py   a run on disk
     metrics.py      how good are the digits?
-    weights/        a trained denoiser that comes with the package
+    weights/        trained weights: the package's own, and published ones in and out
     parallel.py     training on many processes, by MPI
     progress.py     progress bars
     runs.py         a run's folder
@@ -87,19 +87,21 @@ __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusio
            "annealed_langevin_steps", "classifier_guided", "constant_schedule", "cosine_schedule", "data",
            "ddim_flow", "ddim_inverse_steps", "ddim_steps", "ddpm_steps", "diffusion", "dpm_steps", "dps_steps",
            "dsm_loss", "geometric_sigmas", "gradcheck", "guided", "heun_steps", "inpaint_steps", "jsd_schedule",
-           "linear_schedule", "min_snr_weights", "nn", "ode_log_prob", "ode_steps", "op", "ops", "pc_steps",
+           "linear_schedule", "load_diffusers", "load_openai", "min_snr_weights", "nn", "ode_log_prob", "ode_steps",
+           "op", "ops", "pc_steps",
            "pretrained", "quadratic_schedule", "recompute", "reconstruction_guided", "sample_ddim",
-           "sample_ddpm", "sde_log_prob", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule",
+           "sample_ddpm", "save_diffusers", "sde_log_prob", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule",
            "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "trace", "train", "weights"
+WEIGHTS = {"load_diffusers": "diffusers", "load_openai": "openai", "pretrained": "pretrained", "save_diffusers": "diffusers"}
 
 
 def __getattr__(name):
     """`sd.metrics` and `sd.plots` bring in SciPy and matplotlib, so they are imported when first asked for."""
     if name in LAZY:
         return import_module(f"scratchdiff.{name}")
-    if name == "pretrained":
-        return import_module("scratchdiff.weights.pretrained").pretrained
+    if name in WEIGHTS:
+        return getattr(import_module(f"scratchdiff.weights.{WEIGHTS[name]}"), name)
     raise AttributeError(f"module 'scratchdiff' has no attribute {name!r}")

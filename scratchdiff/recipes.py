@@ -10,6 +10,7 @@ import numpy as np
 from scratchdiff.checks import require
 from scratchdiff.diffusion import (
     GaussianDiffusion,
+    Schedule,
     constant_schedule,
     cosine_schedule,
     jsd_schedule,
@@ -98,11 +99,13 @@ def build_loss(recipe: dict, diffusion):
 
 
 def build(recipe: dict, rng: np.random.Generator):
-    """(model, diffusion) of a recipe, the weights drawn from rng. Raises ValueError naming what the recipe lacks."""
+    """(model, diffusion) of a recipe, the weights drawn from rng. Raises ValueError naming what the recipe lacks.
+
+    The schedule "betas" is that of the T numbers recipe["betas"]: weights from elsewhere bring their own."""
     try:
-        network, schedule = NETWORKS[recipe["network"]], SCHEDULES[recipe["schedule"]]
-        model = network(**recipe["network_args"], rng=rng)
-        variance = recipe.get("variance", "fixed_small")
-        return model, GaussianDiffusion(schedule(recipe["T"]), recipe["predict"], variance, recipe["images"])
+        name, variance = recipe["schedule"], recipe.get("variance", "fixed_small")
+        schedule = Schedule(recipe["betas"]) if name == "betas" else SCHEDULES[name](recipe["T"])
+        model = NETWORKS[recipe["network"]](**recipe["network_args"], rng=rng)
+        return model, GaussianDiffusion(schedule, recipe["predict"], variance, recipe["images"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"build: the recipe lacks or mistakes {error}") from None

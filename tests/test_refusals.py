@@ -394,7 +394,11 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.sample_ddpm(D, lambda xt, t: V, (3, 2), RNG), "predict_x0: shapes"),
     ],
     "ddim_steps": [(lambda s=s: sd.ddim_steps(D, still, (2, 2), RNG, steps=s), f"1..10, got {s}") for s in (0, -1, 11, 2.5)]
-    + [(lambda e=e: sd.ddim_steps(D, still, (2, 2), RNG, steps=9, eta=e), f"got {e}") for e in (-0.1, 1.1, np.nan)],
+    + [(lambda e=e: sd.ddim_steps(D, still, (2, 2), RNG, steps=9, eta=e), f"got {e}") for e in (-0.1, 1.1, np.nan)]
+    + [
+        (lambda p=p: sd.ddim_steps(D, still, (2, 2), RNG, times=p), r"times must be pairs \(t, s\)")
+        for p in ([], [5, 0], [(11, 1)], [(0, 0)], [(3, 4)], [(3, -1)], [(3.0, 1)])
+    ],
     "sample_ddim": [
         (lambda: sd.sample_ddim(D, still, (2, 2), RNG, steps=99), "1..10, got 99"),
         (lambda: sd.sample_ddim(D, still, (2,), RNG, steps=9), "shape must be"),
@@ -486,6 +490,24 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "EMA": [(lambda d=d: sd.EMA(NET.parameters(), d), f"EMA: decay must be in .*got {d}") for d in (-0.1, 1, np.nan)],
     "optim.clip_grad_norm": [
         (lambda n=n: optim.clip_grad_norm({}, n), f"max_norm must be positive, got {n}") for n in (0, -1, np.nan)
+    ],
+    "load_diffusers": [],  # tests/weights/test_diffusers.py has its folders
+    "save_diffusers": [
+        (lambda: sd.save_diffusers("out", NET, D), "only a UNet has a counterpart in diffusers, got 'MLP'"),
+        (lambda: sd.save_diffusers("out", unet(patch_size=2)(), D), "UNet2DModel has no patches .patch_size 2."),
+        (lambda: sd.save_diffusers("out", unet(dims=1)(), D), "has no signals"),
+        (lambda: sd.save_diffusers("out", unet(cond_channels=1)(), D), "no images as conditions"),
+        (lambda: sd.save_diffusers("out", unet(time=dict(learned=True))(), D), "no learned frequencies"),
+        (lambda: sd.save_diffusers("out", unet(time=dict(scale=2))(), D), "no scaled timesteps .scale 2."),
+        (lambda: sd.save_diffusers("out", unet(ch_mult=(2, 2))(), D), "no first level wider"),
+        (lambda: sd.save_diffusers("out", unet(heads=2, attn_resolutions=(8,))(), D), "heads differ in size"),
+        (lambda: sd.save_diffusers("out", unet(down_padding=((2, 0), (2, 0)))(), D), "no down_padding"),
+        (lambda: sd.save_diffusers("out", unet(mid_groups=None)(), D), "no attention without a norm"),
+        (lambda: sd.save_diffusers("out", unet()(), "d"), "needs a GaussianDiffusion, got 'str'"),
+    ],
+    "load_openai": [
+        (lambda: sd.load_openai(__file__), "a header of .* is it cut off, or no .safetensors file"),
+        (lambda: sd.load_openai(__file__, T=0), "load_openai: T must be at least 1, got 0"),
     ],
     "pretrained": [(lambda: sd.pretrained("cats"), "the package carries mnist, got 'cats'")],
     "optim.warmup": [(lambda: optim.warmup(-1, 5), "warmup: .*step -1"), (lambda: optim.warmup(1, -5), "-5")],

@@ -21,6 +21,7 @@ LIBRARIES = {  # beyond NumPy and the standard library
     "data": {"matplotlib", "tqdm", "PIL"},
     "metrics": {"scipy"},
     "parallel": {"mpi4py"},
+    "weights": {"safetensors"},  # an optional extra
     "plots": {"matplotlib", "PIL"},
     "progress": {"tqdm"},
     "cli": {"numba", "scipy"},  # their versions

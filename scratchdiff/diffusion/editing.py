@@ -9,6 +9,7 @@ dimensions has a length near √d, and the straight line between two of them pas
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def sdedit_steps(diffusion, model, x0, strength: float, rng, steps=50, eta=1.0) 
 def run_sdedit(diffusion, model, x0, rng, times, eta):
     """The steps of `sdedit_steps`, one each time it is asked."""
     x = diffusion.q_sample(x0, int(times[-1]), rng.standard_normal(x0.shape))
-    yield from ddim_from(diffusion, model, x, rng, times[::-1], eta)
+    yield from ddim_from(diffusion, model, x, rng, pairwise(times[::-1]), eta)
 
 
 def ddim_inverse_steps(diffusion, model, x0, steps=50) -> Iterator[SamplerStep]:
@@ -97,7 +98,7 @@ def interpolate(diffusion, model, a, b, weights, steps=50) -> np.ndarray:
     noise_a, noise_b = np.split(last(ddim_inverse_steps(diffusion, model, np.concatenate([a, b]), steps)).x, 2)
     between = np.concatenate([slerp(noise_a, noise_b, w) for w in weights])
     times = spaced("interpolate", diffusion.schedule.T, steps)[::-1]
-    return last(ddim_from(diffusion, model, between, None, times)).x.reshape(len(weights), *a.shape)
+    return last(ddim_from(diffusion, model, between, None, pairwise(times))).x.reshape(len(weights), *a.shape)
 
 
 def check_start(name: str, x0) -> np.ndarray:

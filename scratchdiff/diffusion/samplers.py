@@ -7,6 +7,7 @@ its arguments when it is called, and computes when it is asked for its first ste
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -69,28 +70,33 @@ def respaced(diffusion, model, times) -> tuple:
     return part, lambda xt, i: model(xt, times[i])
 
 
-def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0) -> Iterator[SamplerStep]:
+def ddim_steps(diffusion, model, shape, rng, steps=50, eta=0.0, times=None) -> Iterator[SamplerStep]:
     """DDIM on `steps` of the T timesteps, evenly spaced   (Song et al. 2021, Eq. 12, 16). From t to s < t:
 
         x_s = √ᾱ_s x0_hat + √(1−ᾱ_s−σ²) eps_hat + σ z,   σ = η √((1−ᾱ_s)/(1−ᾱ_t)) √(1−ᾱ_t/ᾱ_s)
 
     eta = 0 is deterministic after x_T; eta = 1 is ancestral sampling with the posterior variance. eps_hat is derived
-    again from x0_hat, which images clip, so that the two agree. Raises ValueError unless 1 ≤ steps ≤ T and 0 ≤ eta ≤ 1.
+    again from x0_hat, which images clip, so that the two agree. times: the pairs (t, s) themselves, in place of `steps`.
+    Raises ValueError unless 1 ≤ steps ≤ T, 0 ≤ eta ≤ 1, and in each pair 1 ≤ t ≤ T and 0 ≤ s ≤ t.
     """
-    times = spaced("ddim_steps", diffusion.schedule.T, steps)
+    T = diffusion.schedule.T
+    pairs = np.array(list(pairwise(spaced("ddim_steps", T, steps)[::-1]) if times is None else times))
+    whole = pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.dtype.kind in "iu"
+    inside = whole and ((1 <= pairs[:, 0]) & (pairs[:, 0] <= T) & (0 <= pairs[:, 1]) & (pairs[:, 1] <= pairs[:, 0])).all()
+    require(inside, f"ddim_steps: times must be pairs (t, s) of integers, 1 ≤ t ≤ {T}, 0 ≤ s ≤ t", times=pairs)
     require(0 <= eta <= 1, "ddim_steps: eta must lie in [0, 1]", eta=eta)
-    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, times[::-1], eta)
+    return run_ddim(diffusion, model, check_shape("ddim_steps", shape), rng, pairs, eta)
 
 
-def run_ddim(diffusion, model, shape, rng, times, eta):
+def run_ddim(diffusion, model, shape, rng, pairs, eta):
     """The steps of `ddim_steps`, one each time it is asked."""
-    yield from ddim_from(diffusion, model, rng.standard_normal(shape), rng, times, eta)
+    yield from ddim_from(diffusion, model, rng.standard_normal(shape), rng, pairs, eta)
 
 
-def ddim_from(diffusion, model, x, rng, times, eta=0.0):
-    """The steps of DDIM from x at times[0] down to times[-1]. eta = 0 asks nothing of rng, which may be None then."""
+def ddim_from(diffusion, model, x, rng, pairs, eta=0.0):
+    """The steps of DDIM from x, from t to s for each of the pairs (t, s). eta = 0 asks nothing of rng, which may be None."""
     alpha_bar = diffusion.schedule.alpha_bar
-    for t, s in zip(times[:-1], times[1:]):
+    for t, s in pairs:
         x0_hat, _ = diffusion.denoise(model, x, t)
         eps_hat = diffusion.predict_eps(x, t, x0_hat)
         var = eta**2 * (1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s])
@@ -145,9 +151,9 @@ def sample_ddpm(diffusion, model, shape, rng, steps=None) -> np.ndarray:
     return last(ddpm_steps(diffusion, model, shape, rng, steps)).x
 
 
-def sample_ddim(diffusion, model, shape, rng, steps=50, eta=0.0) -> np.ndarray:
+def sample_ddim(diffusion, model, shape, rng, steps=50, eta=0.0, times=None) -> np.ndarray:
     """The samples that `ddim_steps` ends with: float64 of the given shape (N, ...). Raises ValueError as it does."""
-    return last(ddim_steps(diffusion, model, shape, rng, steps, eta)).x
+    return last(ddim_steps(diffusion, model, shape, rng, steps, eta, times)).x
 
 
 def last(steps: Iterator[SamplerStep]) -> SamplerStep:

@@ -1,5 +1,7 @@
 """Editing: inversion undoes sampling, slerp is a rotation, SDEdit keeps as much of an image as its strength says."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def test_inversion_and_ddim_come_back_with_an_error_of_first_order(rng):
     x0, errors = ORACLE.sample(50, rng), []
     for steps in (50, 100, 200):
         xT = last(sd.ddim_inverse_steps(DIFFUSION, ORACLE, x0, steps)).x
-        back = last(ddim_from(DIFFUSION, ORACLE, xT, None, spaced("", 1000, steps)[::-1])).x
+        back = last(ddim_from(DIFFUSION, ORACLE, xT, None, pairwise(spaced("", 1000, steps)[::-1]))).x
         errors.append(np.abs(back - x0).mean())
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     assert errors[-1] < 0.02 and (np.abs(orders - 1) < 0.25).all()
