@@ -53,10 +53,12 @@ from scratchdiff.diffusion import (
     dpm_steps,
     dps_steps,
     dsm_loss,
+    first_sigma,
     geometric_sigmas,
     guided,
     heun_steps,
     inpaint_steps,
+    ism_loss,
     jsd_schedule,
     linear_schedule,
     min_snr_weights,
@@ -64,14 +66,19 @@ from scratchdiff.diffusion import (
     ode_steps,
     pc_steps,
     quadratic_schedule,
+    ratio_for_overlap,
     reconstruction_guided,
     sample_ddim,
     sample_ddpm,
     sde_log_prob,
+    sde_loss,
+    sde_ode_sample,
     sde_steps,
     sdedit_steps,
     sigmoid_alpha_bar_schedule,
     sigmoid_beta_schedule,
+    ssm_loss,
+    step_for_ladder,
     vlb_loss,
     zero_terminal_snr,
 )
@@ -83,15 +90,15 @@ from scratchdiff.recompute import recompute
 __version__ = "0.1.0"
 
 __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle",
-           "SAMPLERS", "Schedule", "SubVPSDE", "Tape", "Tensor", "UNet", "VESDE", "VPSDE",
-           "annealed_langevin_steps", "classifier_guided", "constant_schedule", "cosine_schedule", "data",
-           "ddim_flow", "ddim_inverse_steps", "ddim_steps", "ddpm_steps", "diffusion", "dpm_steps", "dps_steps",
-           "dsm_loss", "geometric_sigmas", "gradcheck", "guided", "heun_steps", "inpaint_steps", "jsd_schedule",
+           "SAMPLERS", "Schedule", "SubVPSDE", "Tape", "Tensor", "UNet", "VESDE", "VPSDE", "annealed_langevin_steps",
+           "classifier_guided", "constant_schedule", "cosine_schedule", "data", "ddim_flow", "ddim_inverse_steps",
+           "ddim_steps", "ddpm_steps", "diffusion", "dpm_steps", "dps_steps", "dsm_loss", "first_sigma",
+           "geometric_sigmas", "gradcheck", "guided", "heun_steps", "inpaint_steps", "ism_loss", "jsd_schedule",
            "linear_schedule", "load_diffusers", "load_openai", "min_snr_weights", "nn", "ode_log_prob", "ode_steps",
-           "op", "ops", "pc_steps",
-           "pretrained", "quadratic_schedule", "recompute", "reconstruction_guided", "sample_ddim",
-           "sample_ddpm", "save_diffusers", "sde_log_prob", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule",
-           "sigmoid_beta_schedule", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "op", "ops", "pc_steps", "pretrained", "quadratic_schedule", "ratio_for_overlap", "recompute",
+           "reconstruction_guided", "sample_ddim", "sample_ddpm", "save_diffusers", "sde_log_prob", "sde_loss",
+           "sde_ode_sample", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
+           "ssm_loss", "step_for_ladder", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "trace", "train", "weights"

@@ -372,10 +372,27 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "BinomialDiffusion": [(lambda: sd.BinomialDiffusion(0), "T must be a positive integer, got 0")],
     "geometric_sigmas": [(lambda: sd.geometric_sigmas(1, 2, 5), "needs first > last > 0")],
     "dsm_loss": [(lambda: sd.dsm_loss(still, M, [-1.0], RNG), "sigmas must be positive")],
+    "ism_loss": [(lambda: sd.ism_loss(still, M, [1.0], RNG), "ism_loss: the score must be a Tensor of the shape of x")],
+    "ssm_loss": [(lambda: sd.ssm_loss(still, M, [1.0, 2.0], RNG), "ssm_loss: sigmas must be positive and go down")],
+    "first_sigma": [(lambda: sd.first_sigma(nan()), "first_sigma: x0 must be finite floats")],
+    "ratio_for_overlap": [
+        (lambda: sd.ratio_for_overlap(4), "dims must be at least 5, got 4"),
+        (lambda: sd.ratio_for_overlap(9, 1.0), r"target must be in \(0, 0.99\), got 1.0"),
+    ],
+    "step_for_ladder": [(lambda: sd.step_for_ladder([1.0], 5), "step_for_ladder: needs at least two levels")],
     "annealed_langevin_steps": [(lambda: sd.annealed_langevin_steps(still, [1.0], (2, 2), RNG, step=0), "step .*got 0")],
     "VPSDE": [(lambda: sd.VPSDE(2.0, 1.0), "VPSDE: needs 0 < beta_min < beta_max")],
     "SubVPSDE": [(lambda: sd.SubVPSDE(0.0, 1.0), "SubVPSDE: needs 0 < beta_min < beta_max")],
     "VESDE": [(lambda: sd.VESDE(2.0, 1.0), "VESDE: needs 0 < sigma_min < sigma_max")],
+    "sde_loss": [
+        (lambda: sd.sde_loss(sd.VPSDE(), still, nan(), RNG), "sde_loss: x0 must be finite floats"),
+        (lambda: sd.sde_loss(sd.VPSDE(), still, M, RNG, start=0.0), r"start must be in \(0, 1\), got 0.0"),
+        (lambda: sd.sde_loss(sd.VPSDE(), lambda x, t: x[:1], M, RNG), "sde_loss: the score must have the shape of x"),
+    ],
+    "sde_ode_sample": [
+        (lambda: sd.sde_ode_sample(sd.VPSDE(), still, (2,), RNG), r"sde_ode_sample: shape must be"),
+        (lambda: sd.sde_ode_sample(sd.VPSDE(), lambda x, t: x[:1], (2, 2), RNG), "the score must have the shape of x"),
+    ],
     "sde_steps": [
         (lambda: sd.sde_steps(sd.VPSDE(), still, (2, 2), RNG, steps=0), "steps must be a positive integer, got 0")
     ],

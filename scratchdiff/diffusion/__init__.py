@@ -45,8 +45,25 @@ from scratchdiff.diffusion.schedule import (
     sigmoid_beta_schedule,
     zero_terminal_snr,
 )
-from scratchdiff.diffusion.score import annealed_langevin_steps, dsm_loss, geometric_sigmas
-from scratchdiff.diffusion.sde import VESDE, VPSDE, SubVPSDE, sde_log_prob, sde_steps
+from scratchdiff.diffusion.score import (
+    annealed_langevin_steps,
+    dsm_loss,
+    first_sigma,
+    geometric_sigmas,
+    ism_loss,
+    ratio_for_overlap,
+    ssm_loss,
+    step_for_ladder,
+)
+from scratchdiff.diffusion.sde import (
+    VESDE,
+    VPSDE,
+    SubVPSDE,
+    sde_log_prob,
+    sde_loss,
+    sde_ode_sample,
+    sde_steps,
+)
 from scratchdiff.diffusion.solvers import SAMPLERS, dpm_steps, heun_steps, ode_steps
 from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
@@ -54,8 +71,9 @@ __all__ = ["BinomialDiffusion", "Bound", "GaussianDiffusion", "ImportanceTimes",
            "Schedule", "SubVPSDE", "VESDE", "VPSDE", "annealed_langevin_steps", "bits_per_dim", "blurred",
            "classifier_guided", "constant_schedule", "cosine_schedule", "ddim_flow", "ddim_inverse_steps",
            "ddim_steps", "ddpm_steps", "dequantised", "downsampled", "dpm_steps", "dps_steps", "dsm_loss",
-           "geometric_sigmas", "guided", "heun_steps", "inpaint_steps", "interpolate", "jsd_schedule",
-           "linear_schedule", "loss_at", "matrix_of", "min_snr_weights", "ode_log_prob", "ode_steps",
-           "of_x0_hat", "pc_steps", "quadratic_schedule", "reconstruction_guided", "sample_ddim", "sample_ddpm",
-           "sde_log_prob", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
-           "slerp", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "first_sigma", "geometric_sigmas", "guided", "heun_steps", "inpaint_steps", "interpolate", "ism_loss",
+           "jsd_schedule", "linear_schedule", "loss_at", "matrix_of", "min_snr_weights", "ode_log_prob", "ode_steps",
+           "of_x0_hat", "pc_steps", "quadratic_schedule", "ratio_for_overlap", "reconstruction_guided", "sample_ddim",
+           "sample_ddpm", "sde_log_prob", "sde_loss", "sde_ode_sample", "sde_steps", "sdedit_steps",
+           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "slerp", "ssm_loss", "step_for_ladder", "vlb_loss",
+           "zero_terminal_snr"]  # fmt: skip

@@ -9,6 +9,15 @@ is −(x̃ − x)/σ². The mean of these over all x that could have led to x̃ 
 
     L = ½ E ‖ s(x̃, σ) + (x̃ − x)/σ² ‖²            and its minimum over s is s = ∇ log p_σ
 
+The same minimum can be had from x̃ alone, without knowing x (Hyvärinen 2005). What we would like to minimise is
+½ E‖s − ∇ log p_σ‖² = E[½‖s‖² − s·∇ log p_σ] + constant. Since p ∇ log p = ∇p, integration by parts removes the unknown:
+
+    −E[s·∇ log p] = −∫ s·∇p dx̃ = ∫ p ∇·s dx̃ = E[∇·s]         so    L = E[ tr ∂s/∂x̃ + ½ ‖s‖² ] + constant
+
+The trace needs a derivative in each of the d directions. Sliced score matching (Song et al. 2019) takes one direction v at
+random, for E[vᵀ (∂s/∂x̃) v] = tr ∂s/∂x̃ where E[v vᵀ] = I. Our tape differentiates once, so the derivative along v is a
+central difference of two values of s, both on the tape, and backpropagation then gives its gradient with the rest.
+
 Sampling then goes down the ladder σ_1 > ... > σ_L: first where all is smooth, at the end where all is sharp.
 """
 
@@ -33,20 +42,61 @@ def geometric_sigmas(first: float, last: float, n: int) -> np.ndarray:
 
 
 def dsm_loss(model, x0, sigmas, rng: np.random.Generator) -> Tensor:
-    """½ E ‖σ s(x̃, σ) + (x̃ − x_0)/σ‖² per example, x̃ = x_0 + σ z, with σ drawn uniformly from the ladder: a scalar Tensor.
+    """½ E ‖σ s(x̃, σ) + z‖² per example, x̃ = x_0 + σ z, with σ drawn uniformly from the ladder: a scalar Tensor.
 
-    It is the loss above times σ², so that all levels count alike   (Song & Ermon 2019, Eq. 5, 6, λ(σ) = σ²).
+    It is the denoising loss L times σ², so that all levels count alike   (Song & Ermon 2019, Eq. 5, 6, λ(σ) = σ²).
     model(x, sigma): x (N, ...) and sigma (N,) give the score, an array or a Tensor shaped like x. Draws σ, then z.
     Raises ValueError unless x0 is of finite floats, the sigmas are positive, and the model's output has the shape of x."""
-    x0 = check_data("dsm_loss", x0)
-    sigmas = check_sigmas("dsm_loss", sigmas)
-    sigma = rng.choice(sigmas, size=len(x0)).astype(x0.dtype)
-    z = rng.standard_normal(x0.shape).astype(x0.dtype)
-    scale = sigma.reshape(-1, *[1] * (x0.ndim - 1))
+    x0, sigma, scale, z = noised("dsm_loss", x0, sigmas, rng)
     score = model(x0 + scale * z, sigma)
     require(score.shape == x0.shape, "dsm_loss: the score must have the shape of x", score=score, x=x0)
     error = scale * (score if isinstance(score, Tensor) else Tensor(score)) + z
     return (error * error).sum() * (0.5 / len(x0))
+
+
+def ism_loss(model, x0, sigmas, rng: np.random.Generator) -> Tensor:
+    """E σ² [tr ∂s/∂x̃ + ½ ‖s‖²] + d/2 per example, x̃ and σ as in `dsm_loss`: score matching by the trace   (Hyvärinen 2005).
+
+    With the constant d/2 it has the same mean as `dsm_loss`, for every model: E[z·s(x̃)] = σ E[tr ∂s/∂x̃] (Stein's lemma).
+    It asks the model 2d + 1 times at once. model, draws and errors as `dsm_loss`, but the score must be a Tensor."""
+    x0, sigma, scale, z = noised("ism_loss", x0, sigmas, rng)
+    d = x0[0].size
+    directions = np.broadcast_to(np.eye(d).reshape(d, 1, *x0.shape[1:]), (d, *x0.shape))
+    return matching_loss("ism_loss", model, x0 + scale * z, sigma, scale, directions)
+
+
+def ssm_loss(model, x0, sigmas, rng: np.random.Generator) -> Tensor:
+    """E σ² [vᵀ (∂s/∂x̃) v + ½ ‖s‖²] + d/2, v of random signs: sliced score matching   (Song et al. 2019, Eq. 8).
+
+    It has the same mean as `ism_loss` and asks the model three times, whatever d is. Draws σ, z, then v."""
+    x0, sigma, scale, z = noised("ssm_loss", x0, sigmas, rng)
+    directions = rng.choice([-1.0, 1.0], (1, *x0.shape))
+    return matching_loss("ssm_loss", model, x0 + scale * z, sigma, scale, directions)
+
+
+def noised(name: str, x0, sigmas, rng) -> tuple:
+    """(x0, σ of each example (N,), σ shaped to multiply x0, z): what the losses draw. Raises the ValueError of `name`."""
+    x0, sigmas = check_data(name, x0), check_sigmas(name, sigmas)
+    sigma = rng.choice(sigmas, size=len(x0)).astype(x0.dtype)
+    z = rng.standard_normal(x0.shape).astype(x0.dtype)
+    return x0, sigma, sigma.reshape(-1, *[1] * (x0.ndim - 1)), z
+
+
+def matching_loss(name: str, model, x, sigma, scale, directions) -> Tensor:
+    """Mean over x of Σ_v σ² vᵀ (∂s/∂x) v + ½ ‖σ s‖² + d/2, for directions v (K, N, ...).
+
+    With u = σ v the first term is uᵀ (∂s/∂x) u = u·[s(x + h u) − s(x − h u)]/2h + O(h²). The score changes over distances
+    of size σ, so h is a pure number. At h = ∛(machine epsilon) truncation and rounding are about equal, 1e-10 in float64."""
+    N, u = len(x), scale * directions.astype(x.dtype)
+    h = x.dtype.type(np.cbrt(np.finfo(x.dtype).eps))
+    points = np.concatenate([x[None], x + h * u, x - h * u])
+    s = model(points.reshape(-1, *x.shape[1:]), np.tile(sigma, len(points)))
+    fits = isinstance(s, Tensor) and s.shape == (len(points) * N, *x.shape[1:])
+    require(fits, f"{name}: the score must be a Tensor of the shape of x", score=s, points=points)
+    ahead, behind = s[N : N + N * len(u)], s[N + N * len(u) :]
+    slopes = ((ahead - behind) * u.reshape(ahead.shape)).sum() * (0.5 / h)
+    scaled = scale * s[:N]
+    return (slopes + 0.5 * (scaled * scaled).sum()) * (1 / N) + 0.5 * x[0].size
 
 
 def annealed_langevin_steps(score, sigmas, shape, rng, step=2e-5, per_level=100, denoise=True) -> Iterator[SamplerStep]:
@@ -80,12 +130,14 @@ def run_langevin(score, sigmas, shape, rng, step, per_level, denoise):
         yield SamplerStep(0, x, x)
 
 
-def finite_score(score, x, sigma) -> np.ndarray:
-    """score(x, sigma) as an array of x's shape. Raises ValueError for another, FloatingPointError if it is not finite."""
-    s = np.asarray(score(x, sigma))
+def finite_score(score, x, level) -> np.ndarray:
+    """score(x, level) as an array of x's shape, level being σ or t, one for each or for all.
+
+    Raises ValueError for another shape, FloatingPointError if the score is not finite."""
+    s = np.asarray(score(x, level))
     require(s.shape == x.shape, "the score must have the shape of x", score=s, x=x)
     if not np.isfinite(s).all():
-        raise FloatingPointError(f"the score at σ = {sigma:.3g} is not finite; has the model diverged?")
+        raise FloatingPointError(f"the score at noise level {np.max(level):.3g} is not finite; has the model diverged?")
     return s
 
 
@@ -131,6 +183,7 @@ def step_for_ladder(sigmas, per_level: int) -> float:
     from scipy.optimize import minimize_scalar
 
     sigmas = check_sigmas("step_for_ladder", sigmas)
+    require(len(sigmas) >= 2, "step_for_ladder: needs at least two levels", sigmas=sigmas)
     require_positive_integers("step_for_ladder", per_level=per_level)
     gamma = sigmas[0] / sigmas[1]
 

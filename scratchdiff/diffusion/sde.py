@@ -123,6 +123,37 @@ class VESDE(SDE):
         return self.mean_std(check_time(t))[1] * np.sqrt(2 * np.log(self.sigma_max / self.sigma_min))
 
 
+def sde_loss(sde, model, x0, rng: np.random.Generator, likelihood: bool = False, start: float = 1e-5) -> Tensor:
+    """½ E λ(t) ‖s(x_t, t) + z/std(t)‖² per example, x_t = m(t) x_0 + std(t) z, t in (start, 1): a scalar Tensor.
+
+    λ = std(t)² with t uniform, so that all t count alike   (Song et al. 2021, Eq. 7). likelihood: λ = g(t)², with which the
+    loss, integrated over t, bounds KL(data ‖ samples of the reverse SDE) from above, up to what does not depend on s
+    (Song, Durkan et al. 2021, Theorem 1). We then draw t with density ∝ g²/std² and multiply by the integral of that, which
+    has the same mean and far less variance (their section 4.3).
+    model(x, t): x (N, ...) and t (N,) give the score, a Tensor shaped like x. Draws t, then z.
+    Raises ValueError unless x0 is of finite floats, start in (0, 1), and the model's output has the shape of x."""
+    x0 = check_data("sde_loss", x0)
+    require(0 < start < 1, "sde_loss: start must be in (0, 1)", start=start)
+    t, total = likelihood_times(sde, len(x0), rng, start) if likelihood else (rng.uniform(start, 1, len(x0)), 1 - start)
+    z = rng.standard_normal(x0.shape).astype(x0.dtype)
+    mean, std = sde.marginal(x0, t)
+    score = model(mean + std * z, t)
+    require(score.shape == x0.shape, "sde_loss: the score must have the shape of x", score=score, x=x0)
+    error = std * (score if isinstance(score, Tensor) else Tensor(score)) + z
+    return (error * error).sum() * (0.5 * total / len(x0))
+
+
+def likelihood_times(sde, n: int, rng, start: float) -> tuple:
+    """(t, total): n draws of t in (start, 1) with density g²/std²/total, total = ∫ g²/std² dt.
+
+    The integral is taken in log t, where g²/std² · t changes slowly; its inverse is interpolated."""
+    log_t = np.linspace(np.log(start), 0, 2000)
+    t = np.exp(log_t)
+    rate = sde.diffusion(t) ** 2 / sde.mean_std(t)[1] ** 2 * t
+    integral = np.concatenate([[0], np.cumsum((rate[1:] + rate[:-1]) / 2 * np.diff(log_t))])
+    return np.exp(np.interp(rng.uniform(0, integral[-1], n), integral, log_t)), integral[-1]
+
+
 def sde_steps(sde, score, shape, rng, steps=1000, corrector=None, end=1e-3) -> Iterator[SamplerStep]:
     """The reverse SDE by Euler–Maruyama from t = 1 to t = end   (Song et al. 2021, Algorithms 2 to 5), h = (1 − end)/steps:
 

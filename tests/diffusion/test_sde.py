@@ -57,13 +57,16 @@ def test_marginals_are_those_of_the_forward_equation_by_kolmogorov_smirnov(sde):
 
 @every_sde
 @pytest.mark.parametrize("corrector", [None, 0.16])
-def test_the_reverse_sde_draws_the_data(sde, corrector):
+def test_the_reverse_sde_has_the_marginals_of_the_forward_one_by_kolmogorov_smirnov(sde, corrector):
     n = 3000
-    run = sd.sde_steps(sde, exact_score(sde), (n, 1), np.random.default_rng(1), steps=600, corrector=corrector)
-    *_, last = run
-    # Tweedie's last step takes the noise away, and with it a little of the spread: compare with what it leaves
-    assert last.t == 0
-    assert stats.kstest(last.x[:, 0], cdf).statistic < 1.63 / np.sqrt(n) + 0.02
+    run = list(sd.sde_steps(sde, exact_score(sde), (n, 1), np.random.default_rng(1), steps=600, corrector=corrector))
+    assert len(run) == 601 and run[-1].t == 0
+    for step in (run[300], run[500], run[-2]):
+        m, std = sde.mean_std(np.asarray(step.t))
+        assert stats.kstest(step.x[:, 0], lambda x, m=m, std=std: cdf(x, m, std**2)).statistic < 1.63 / np.sqrt(n)
+    m, std = sde.mean_std(np.asarray(run[-2].t))
+    before = run[-2].x
+    np.testing.assert_allclose(run[-1].x, (before + std**2 * exact_score(sde)(before, np.full(n, run[-2].t))) / m)
 
 
 @every_sde
@@ -91,6 +94,22 @@ def test_log_densities_of_one_gaussian_are_exact_to_a_thousandth_of_a_nat(sde, p
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
+@pytest.mark.parametrize("sde", [sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(0.01, 200.0)], ids=SDES)
+def test_log_densities_of_a_mixture_are_exact_to_a_thousandth_of_a_nat(sde):
+    def score(x, t):  # exact_score in ops, so that the tape can differentiate it; x (N, 2), one mixture per coordinate
+        m, std = (a[:, None, None] for a in sde.mean_std(t))
+        var = m**2 * STD**2 + std**2
+        away = m * MEANS - x.reshape(len(x), 2, 1)
+        r = ops.softmax(away * away * (-0.5 / var) + np.log(WEIGHTS))
+        return (r * away / var).sum(2)
+
+    x = np.array([[-1.0, 0.9], [0.1, 0.0], [1.2, -1.6], [0.5, 0.5]])
+    m, std = sde.mean_std(np.asarray(1e-5))
+    density = stats.norm.pdf(x[..., None], m * MEANS, np.hypot(m * STD, std)) @ WEIGHTS
+    # (with σ_max = 20, as above, the prior of VE would differ from its density at t = 1 by 0.004 nats)
+    np.testing.assert_allclose(sd.sde_log_prob(sde, score, x, rtol=1e-7), np.log(density).sum(1), atol=1e-3)
+
+
 def test_the_exact_divergence_is_that_of_a_network():
     rng, sde = np.random.default_rng(0), sd.VPSDE()
     w = rng.standard_normal((2, 2))
@@ -111,25 +130,61 @@ def test_the_chain_becomes_the_vp_sde_as_its_steps_shrink():
     assert worst[0] > 5 * worst[1] > 25 * worst[2] and worst[2] < 1e-3
 
 
-def test_weak_and_strong_order_of_euler_maruyama():
-    # dx = −½β x dt + √β dw with constant β has an exact solution on the same Brownian path in the limit of small steps
-    rng, sde, n, finest = np.random.default_rng(4), sd.VPSDE(1.0, 1.0 + 1e-9), 4000, 512
-    dw = rng.standard_normal((finest, n)) / np.sqrt(finest)
+class Path:
+    """A Brownian path in place of a generator: the first draw is the prior's, then the increments of `steps` steps."""
 
-    def end(steps):
-        x, group = np.full((n, 1), 2.0), finest // steps
-        for k in range(steps):
-            t = max(k / steps, 1e-9)
-            x = x + sde.drift(x, t) / steps + sde.diffusion(t) * dw[k * group : (k + 1) * group].sum(0)[:, None]
-        return x[:, 0]
+    def __init__(self, n, steps, finest=512):
+        rng = np.random.default_rng(4)
+        first, dw = rng.standard_normal((n, 1)), rng.standard_normal((finest, n, 1))
+        dw = dw.reshape(steps, finest // steps, n, 1)
+        self.draws = iter([first, *(dw.sum(1) / np.sqrt(finest // steps))])
 
-    exact, counts = end(finest), np.array([4, 8, 16, 32])
-    strong = [np.abs(end(c) - exact).mean() for c in counts]
-    assert np.polyfit(np.log(counts), np.log(strong), 1)[0] == pytest.approx(-1, abs=0.2)  # additive noise: order 1
-    weak = [abs(2 * (1 - 0.5 / c) ** c - 2 * np.exp(-0.5)) for c in counts]
-    measured = [abs(end(c).mean() - (end(c) - 2 * (1 - 0.5 / c) ** c).mean() - 2 * np.exp(-0.5)) for c in counts]
-    np.testing.assert_allclose(measured, weak, rtol=1e-9)
-    assert np.polyfit(np.log(counts), np.log(weak), 1)[0] == pytest.approx(-1, abs=0.1)
+    def standard_normal(self, shape):
+        return next(self.draws)
+
+
+def test_euler_maruyama_has_strong_and_weak_order_one_on_the_reverse_sde():
+    sde, n, counts = sd.VPSDE(0.1, 5.0), 2000, np.array([16, 32, 64])
+
+    def ends(steps):
+        *_, last, _ = sd.sde_steps(sde, exact_score(sde), (n, 1), Path(n, steps), steps=steps, end=0.1)
+        return last.x[:, 0]
+
+    exact = ends(512)  # the noise is additive, so that Euler–Maruyama is of strong order 1, not ½
+    strong = [np.abs(ends(c) - exact).mean() for c in counts]
+    weak = [abs(np.abs(ends(c)).mean() - np.abs(exact).mean()) for c in counts]  # the same noise for both
+    assert np.polyfit(np.log(counts), np.log(strong), 1)[0] == pytest.approx(-1, abs=0.2)
+    assert np.polyfit(np.log(counts), np.log(weak), 1)[0] == pytest.approx(-1, abs=0.25)
+
+
+@every_sde
+def test_the_exact_score_has_no_less_loss_than_any_other_and_both_draws_of_t_have_one_mean(sde):
+    rng, n = np.random.default_rng(6), 200_000
+    x0 = (rng.choice(MEANS, n, p=WEIGHTS) + STD * rng.standard_normal(n))[:, None]
+    exact, more = exact_score(sde), lambda x, t: 1.05 * exact_score(sde)(x, t)
+    for likelihood in (False, True):
+        loss = lambda s: sd.sde_loss(sde, s, x0, np.random.default_rng(7), likelihood, start=0.05).item()  # noqa: E731, B023
+        assert loss(exact) < loss(more)
+
+    t = rng.uniform(0.05, 1, n)  # the same mean with t uniform and the weight g²
+    mean, std = sde.marginal(x0, t)
+    z = rng.standard_normal((n, 1))
+    plain = 0.95 * 0.5 * np.mean(sde.diffusion(t)[:, None] ** 2 * (exact(mean + std * z, t) + z / std) ** 2)
+    drawn = sd.sde_loss(sde, exact, x0, np.random.default_rng(8), likelihood=True, start=0.05).item()
+    assert drawn == pytest.approx(plain, rel=0.03)
+
+
+def test_the_times_of_the_likelihood_weighting_follow_g_squared_over_the_variance():
+    sde, start = sd.VPSDE(), 1e-4
+    t, total = rooms.likelihood_times(sde, 4000, np.random.default_rng(9), start)
+    log = lambda t: np.log(np.expm1(sde.integral(t)))  # noqa: E731 ∫ β/(1 − e^−B) = log(e^B − 1)
+    assert total == pytest.approx(log(1.0) - log(start), rel=1e-4)
+    assert stats.kstest((log(t) - log(start)) / total, "uniform").statistic < 1.63 / np.sqrt(4000)
+
+
+def test_a_score_that_is_not_finite_is_reported_with_its_level():
+    with pytest.raises(FloatingPointError, match="the score at noise level 1 is not finite"):
+        next(sd.sde_steps(sd.VPSDE(), lambda x, t: x * np.nan, (2, 1), np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("call, message", [
