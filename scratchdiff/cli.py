@@ -22,6 +22,7 @@ import scratchdiff
 from scratchdiff import kernels, parallel
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import claimed, load_checkpoint, restore, save_checkpoint
+from scratchdiff.data import random_flips
 from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, ode_log_prob
 from scratchdiff.diffusion.gaussian import PREDICTIONS, VARIANCES
 from scratchdiff.gradcheck import fill_zeros, gradcheck
@@ -58,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
 
     c = commands.add_parser("train", help="train a denoiser; the run goes into a folder",
                             epilog="example: scratchdiff train mnist --steps 3000 --predict eps --out runs/eps")  # fmt: skip
-    c.add_argument("data", help="mnist, toy:NAME (such as toy:moons, toy:text:ABC), an .npy file of images "
-                                "(N, H, H, 1 or 3), uint8 or floats in [-1, 1], or a folder of PNG or JPEG")  # fmt: skip
+    c.add_argument("data", help="mnist, fashion (with --data-dir), toy:NAME (such as toy:moons, toy:text:ABC), an .npy file "
+                   "of images (N, H, H, 1 or 3), uint8 or floats in [-1, 1], or a folder of PNG or JPEG")  # fmt: skip
     c.add_argument("--image-size", type=positive_int, metavar="PIXELS", help="of a folder's pictures (32)")
     c.add_argument("--out", metavar="RUN", help="folder of the run (default: runs/ and the data's name)")
     c.add_argument("--steps", type=positive_int, default=5000, help="of training in all (%(default)s)")
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--channels", type=positive_int, metavar="N", help="at the U-Net's first level, or width of DiT and MLP "
                    f"({MNIST['network_args']['ch']} for images, {TOY['network_args']['width']} for points)")  # fmt: skip
     c.add_argument("--ema", type=float, metavar="DECAY", help=f"of the averaged weights ({both['ema']})")
+    c.add_argument("--flip", action="store_true", default=None, help="mirror half of each batch, left to right")
     c.add_argument("--label-dropout", type=float, metavar="P", help="the share of labels hidden in training (0.1)")
     c.add_argument("--mpi", action="store_true", help="under mpiexec: each rank takes its share of every batch")
     c.add_argument("--resume", action="store_true", help="go on from the run's checkpoint, as if it had never stopped")
@@ -110,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
                    "for the noise (%(default)s)")  # fmt: skip
     c.add_argument("--ode", type=count, default=0, metavar="N", help="examples whose log-density to compute by the "
                    "probability-flow ODE, slowly; for images a bound in the mean (%(default)s)")  # fmt: skip
-    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test digits, and "
+    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test images, and "
                    "without, of the embedded training digits")  # fmt: skip
     c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
     c.add_argument("--seed", type=int, default=0)
@@ -169,7 +171,7 @@ def run_train(args) -> int:
 def with_options(recipe: dict, args) -> dict:
     """The recipe with what the command line sets."""
     recipe = with_network(recipe, args.network) if args.network else recipe
-    keys = ("lr", "batch_size", "accumulate", "schedule", "predict", "loss", "ema", "label_dropout")
+    keys = ("lr", "batch_size", "accumulate", "schedule", "predict", "loss", "ema", "label_dropout", "flip")
     recipe = recipe | {key: getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.channels:
         width = "ch" if recipe["network"] == "UNet" else "width"
@@ -209,6 +211,8 @@ def train_run(args, path, data, labels, recipe, rng, comm=None) -> int:
               f"in {path.parent}")  # fmt: skip
     began = time.perf_counter() - seconds
     loss = build_loss(recipe, diffusion)
+    if recipe["flip"]:
+        limits["augment"] = random_flips
     steps = train(model, diffusion, data, adam, ema, rng, labels=labels, loss=loss, start=start, **limits)
     with polite_stop() as stop:
         for done, value, *_ in watch_training(steps) if first else steps:

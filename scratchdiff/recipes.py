@@ -22,7 +22,7 @@ from scratchdiff.diffusion import (
 )
 from scratchdiff.nn import MLP, DiT, UNet
 
-LOSSES = ("simple", "min-snr", "vlb")
+LOSSES = ("simple", "min-snr", "huber", "vlb")
 NETWORKS = {"UNet": UNet, "DiT": DiT, "MLP": MLP}
 # (zero_terminal_snr changes a schedule rather than being one, and suits no recipe that predicts eps: call it yourself)
 SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": quadratic_schedule,
@@ -42,7 +42,7 @@ MNIST = dict(
     network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2), num_res_blocks=1,
                       attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
     schedule="cosine", T=1000, predict="v", batch_size=32, lr=4e-3, ema=0.995, images=True, eta=1.0, guidance=0.5,
-    loss="simple", label_dropout=0.1, accumulate=1,
+    loss="simple", label_dropout=0.1, accumulate=1, flip=False,
 )  # fmt: skip
 
 # The diffusion Transformer in the U-Net's place: demos/lessons/17_dit.py compares them.
@@ -52,7 +52,7 @@ DIT = dict(width=96, depth=4, heads=4, patch_size=4)
 TOY = dict(
     network="MLP", network_args=dict(dim=2, width=128, num_blocks=3),
     schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, images=False, eta=0.0,
-    loss="simple", label_dropout=0.1, accumulate=1,
+    loss="simple", label_dropout=0.1, accumulate=1, flip=False,
 )  # fmt: skip
 
 
@@ -88,14 +88,16 @@ def with_variance(recipe: dict, variance: str) -> dict:
 
 
 def build_loss(recipe: dict, diffusion):
-    """The training loss that a recipe names, a function of (model, x0, rng, labels=): "simple", "min-snr" (γ = 5) or "vlb".
+    """The training loss that a recipe names, a function of (model, x0, rng, labels=): "simple", "min-snr" (γ = 5),
+    "huber" (δ = 1) or "vlb".
 
     Raises ValueError for another name."""
     name, label_dropout = recipe["loss"], recipe["label_dropout"]
     require(name in LOSSES, f"build_loss: loss must be one of {LOSSES}", loss=name)
     if name == "vlb":
         return partial(vlb_loss, diffusion, label_dropout=label_dropout)
-    return partial(diffusion.loss, min_snr=5.0 if name == "min-snr" else None, label_dropout=label_dropout)
+    options = {"simple": {}, "min-snr": dict(min_snr=5.0), "huber": dict(huber=1.0)}[name]
+    return partial(diffusion.loss, label_dropout=label_dropout, **options)
 
 
 def build(recipe: dict, rng: np.random.Generator):

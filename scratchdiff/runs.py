@@ -13,13 +13,13 @@ from scratchdiff.recipes import MNIST, TOY, build, for_images
 from scratchdiff.weights.pretrained import NAMES, load_pretrained
 
 CHECKPOINT = "model.npz"
-TRAINING = ("batch_size", "lr", "ema", "loss", "label_dropout", "accumulate")  # settings that sampling does not need
+TRAINING = ("batch_size", "lr", "ema", "loss", "label_dropout", "accumulate", "flip")  # settings that sampling does not need
 
 
 def load_data(name: str, data_dir, rng, image_size=None) -> tuple[np.ndarray, np.ndarray | None, dict]:
     """(training data, labels or None, recipe) for `train`. Raises ValueError for data in none of the forms it takes."""
-    if name == "mnist":
-        return *mnist("train", data_dir), MNIST
+    if name in ("mnist", "fashion"):
+        return *idx_images(name, "train", data_dir), MNIST
     if name.startswith("toy:"):
         return toy(name.removeprefix("toy:"), 100_000, rng).astype(np.float32), None, TOY
     if name.endswith(".npy"):
@@ -30,7 +30,17 @@ def load_data(name: str, data_dir, rng, image_size=None) -> tuple[np.ndarray, np
     if Path(name).is_dir():
         images = read_images(name, image_size or 32)
         return images, None, for_images(images.shape[1], images.shape[3])
-    raise ValueError(f"train: data must be mnist, toy:NAME, an .npy file or a folder of pictures, got {name!r}")
+    raise ValueError(f"train: data must be mnist, fashion, toy:NAME, an .npy file or a folder of pictures, got {name!r}")
+
+
+def idx_images(name: str, split: str, data_dir) -> tuple[np.ndarray, np.ndarray]:
+    """`mnist` of the digits, or of the clothes of Fashion-MNIST, whose files have the same form and names.
+
+    Raises ValueError for clothes without a folder: only digits come with the package."""
+    embedded = name == "mnist" or data_dir is not None
+    require(embedded, f"{name}: needs --data-dir, a folder of its four IDX files; Debian's package dataset-fashion-mnist "
+            "puts them into /usr/share/datasets/fashion-mnist")  # fmt: skip
+    return mnist(split, data_dir)
 
 
 def load_images(path) -> np.ndarray:
@@ -49,9 +59,10 @@ def examples(data: str, n: int, data_dir, rng, image_size=None) -> tuple[np.ndar
     """(at most n examples of `data`, their labels or None, what they are): what `evaluate` computes the bound of."""
     if data.startswith("toy:"):
         return toy(data.removeprefix("toy:"), n, rng), None, f"new points of {data}"
-    if data == "mnist":
-        x0, labels = mnist("test" if data_dir else "train", data_dir)
-        name = "test digits" if data_dir else "training digits"
+    if data in ("mnist", "fashion"):
+        split = "test" if data_dir else "train"
+        x0, labels = idx_images(data, split, data_dir)
+        name = f"{'test' if data_dir else 'training'} {'digits' if data == 'mnist' else 'clothes'}"
     elif Path(data).is_dir():
         x0, labels, name = read_images(data, image_size), None, f"pictures of {data}"
     else:

@@ -26,13 +26,14 @@ class TrainStep(NamedTuple):
 
 def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
           warmup_steps=50, clip_norm=1.0, start=0, labels=None, loss=None, accumulate=1,
-          average=None) -> Iterator[TrainStep]:  # fmt: skip
+          augment=None, average=None) -> Iterator[TrainStep]:  # fmt: skip
     """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
 
     data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. loss: another
     function of (model, batch, rng, labels=), such as `functools.partial(diffusion.loss, min_snr=5)`. It ends after
     `steps` steps in all or `seconds` seconds, whichever comes first. The optimiser owns the learning rate: each step scales
     optimizer.lr by a factor that rises to 1 over `warmup_steps` and falls to 0 as a cosine of the share that is done.
+    augment: a function of (batch, rng) that returns the batch changed at random, such as `data.random_flips`.
     accumulate: how many batches make one step; their gradients are averaged, as for one batch so many times as large.
     average: a function of (parameters, loss) that averages the gradients over many processes and returns the mean loss:
     see `parallel.average_gradients`. It needs `steps` as the limit, because clocks differ.
@@ -54,7 +55,8 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     draws = batches(np.arange(len(data)), batch_size, rng)
 
     def loss_of(batch):
-        return loss(model, data[batch], rng, labels=None if labels is None else labels[batch]) / accumulate
+        x0 = data[batch] if augment is None else augment(data[batch], rng)
+        return loss(model, x0, rng, labels=None if labels is None else labels[batch]) / accumulate
 
     began = None
     step = start
@@ -75,7 +77,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
             mean_loss = average(parameters, mean_loss)
         grad_norm = clip_grad_norm(parameters, clip_norm)
         if not math.isfinite(mean_loss) or not math.isfinite(grad_norm):
-            rng.bit_generator.state = state  # the same t and ε once more, now looking at every number
+            rng.bit_generator.state = state  # the same flips, t and ε once more, now looking at every number
             culprit = find_nonfinite(lambda drawn=drawn: sum(map(loss_of, drawn)), parameters)
             raise FloatingPointError(
                 f"train: step {step} diverged (loss {mean_loss:.3g}, gradient norm {grad_norm:.3g}): {culprit}. Weights "

@@ -151,7 +151,7 @@ def test_gradcheck_of_one_parameter_finds_a_step_size_at_which_both_agree(capsys
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["train", "nothing"], "data must be mnist, toy:NAME, an .npy file or a folder of pictures, got 'nothing'"),
+    (["train", "nothing"], "data must be mnist, fashion, toy:NAME, an .npy file or a folder of pictures, got 'nothing'"),
     (["train", "toy:nothing"], "unknown set 'nothing'"),
     (["train", "gone.npy"], "gone.npy"),
     (["train", "text.npy"], "text.npy is not an .npy file"),
@@ -209,6 +209,19 @@ def test_the_options_of_train_change_the_recipe_and_a_run_remembers_them():
     want = dict(lr=0.001, batch_size=4, schedule="linear", predict="eps", loss="min-snr", ema=0.9, label_dropout=0.3)
     assert {key: settings[key] for key in want} == want and settings["accumulate"] == 2
     assert main(["train", "toy:moons", "--steps", "2", "--loss", "vlb", "--variance", "learned"]) == 0
+
+
+def test_huber_and_flips_are_options_of_train_and_points_cannot_be_flipped(capsys):
+    assert main(["train", "mnist", "--out", "flipped", "--steps", "2", "--loss", "huber", "--flip", "--channels", "8"]) == 0
+    settings = load_checkpoint(Path("flipped/model.npz"))[0]["settings"]
+    assert settings["loss"] == "huber" and settings["flip"] is True
+    assert main(["train", "toy:moons", "--steps", "2", "--flip"]) == 2
+    assert "random_flips: needs images (N, H, W, C)" in capsys.readouterr().err
+
+
+def test_clothes_need_a_folder(capsys):
+    assert main(["train", "fashion", "--steps", "2"]) == 2
+    assert "fashion: needs --data-dir" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures_trains_and_is_judged(rng):

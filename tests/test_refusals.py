@@ -278,6 +278,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.GaussianDiffusion(sd.jsd_schedule(9)), "predict='eps' cannot work"),
         (lambda: LEARNED.p_mean_logvar(still, M, 1), r"needs a network with 6 output channels .*got \(2, 3\)"),
         (lambda: D.loss(NET, POINTS, RNG, min_snr=0), "gamma must be positive, got 0"),
+        (lambda: D.loss(NET, POINTS, RNG, huber=0), "huber: delta must be positive, got 0"),
+        (lambda: D.loss(NET, POINTS, RNG, min_snr=5, huber=1), "leave it or huber, got 1"),
         (
             lambda: LEARNED.loss(lambda xt, t: np.concatenate([xt, xt], 1), POINTS / 7, RNG),
             "loss: images must have 8-bit values",
@@ -489,6 +491,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     # data
     "data.toy": [(lambda n=n: data.toy("moons", n, RNG), f"toy: n must be at least 1, got {n}") for n in (0, -1, 2.5)]
     + [(lambda: data.toy("sun", 5, RNG), "unknown set 'sun'"), (lambda: data.toy("text: ", 5, RNG), "nothing to fill")],
+    "data.random_flips": [(lambda: data.random_flips(M, RNG), r"random_flips: needs images \(N, H, W, C\), got float64")],
     "data.batches": [(lambda n=n: data.batches(M, n, RNG), f"batch_size must be at least 1, got {n}") for n in (0, -1, 2.5)]
     + [(lambda: data.batches(M[:0], 5, RNG), "no images")],
     "data.mnist": [(lambda: data.mnist("valid"), "'valid'"), (lambda: data.mnist("test"), "root=")],
@@ -571,7 +574,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: recipes.with_network(recipes.TOY, "DiT"), "must be UNet or DiT, for images"),
     ],
     "recipes.build_loss": [
-        (lambda: recipes.build_loss(recipes.TOY | dict(loss="huber"), D), "loss must be one of .*got 'huber'"),
+        (lambda: recipes.build_loss(recipes.TOY | dict(loss="l1"), D), "loss must be one of .*got 'l1'"),
     ],
     "recipes.for_images": [(lambda n=n: recipes.for_images(n, 1), f"must be even, got {n}") for n in (0, 7, -2)]
     + [(lambda: recipes.for_images(8, 0), "0 channels")],

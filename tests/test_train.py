@@ -125,6 +125,17 @@ def test_another_loss_can_be_minimised():
     assert asked == [(32, 2)] * 2
 
 
+def test_every_batch_is_augmented_before_the_loss_sees_it():
+    seen = []
+
+    def loss(model, x0, rng, labels=None):
+        seen.append(x0)
+        return DIFFUSION.loss(model, x0, rng)
+
+    run(*fresh(), steps=2, loss=loss, augment=lambda x0, rng: np.full_like(x0, 7))
+    assert len(seen) == 2 and all((x0 == 7).all() for x0 in seen)
+
+
 @pytest.mark.parametrize("limits", [{}, dict(steps=0), dict(seconds=-1.0), dict(steps=5, seconds=0)])
 def test_a_run_without_a_positive_limit_is_refused(limits):
     with pytest.raises(ValueError, match="train: give a positive number of steps or seconds"):

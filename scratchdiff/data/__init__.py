@@ -10,13 +10,25 @@ import itertools
 
 import numpy as np
 
+from scratchdiff.checks import require
 from scratchdiff.data.heartbeats import heartbeats
 from scratchdiff.data.images import read_images
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
 from scratchdiff.data.npy import read_npy
 from scratchdiff.data.toy2d import TOY_NAMES, toy
 
-__all__ = ["TOY_NAMES", "batches", "download_mnist", "heartbeats", "mnist", "read_idx", "read_images", "read_npy", "toy"]
+__all__ = [
+    "TOY_NAMES",
+    "batches",
+    "download_mnist",
+    "heartbeats",
+    "mnist",
+    "random_flips",
+    "read_idx",
+    "read_images",
+    "read_npy",
+    "toy",
+]
 
 
 def batches(images, batch_size, rng):
@@ -34,3 +46,13 @@ def batches(images, batch_size, rng):
         raise ValueError("batches: there are no images to draw from")
     # an expression rather than `yield`, which would put off the two checks until the first batch
     return (images[rng.integers(len(images), size=batch_size)] for _ in itertools.repeat(None))
+
+
+def random_flips(images, rng):
+    """The images (N, H, W, C), each mirrored left to right with probability ½, as an array of its own.
+
+    A mirrored coat is a coat, so the mirror doubles the data; a mirrored 3 is no digit. rng: np.random.Generator.
+    Raises ValueError for other than four axes."""
+    images = np.asarray(images)
+    require(images.ndim == 4, "random_flips: needs images (N, H, W, C)", images=images)
+    return np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images[:, :, ::-1], images)

@@ -7,6 +7,8 @@ The network predicts one of three quantities. At a given x_t = √ᾱ_t x_0 + �
     v:    √ᾱ_t ε − √(1−ᾱ_t) x_0, in between     (Salimans & Ho 2022, Appendix D)
 """
 
+from functools import partial
+
 import numpy as np
 
 from scratchdiff import ops
@@ -172,26 +174,29 @@ class GaussianDiffusion:
             extra["dropout_rng"] = rng
         return model(xt, t, **extra)
 
-    def loss(self, model, x0, rng: np.random.Generator, labels=None, min_snr=None, label_dropout=0.1):
+    def loss(self, model, x0, rng: np.random.Generator, labels=None, min_snr=None, label_dropout=0.1, huber=None):
         """Algorithm 1: draw t ~ U{1..T}, then ε ~ N(0, I); L = mean((target − model(x_t, t))²), a scalar Tensor.
 
         For predict="eps" this is L_simple   (Ho et al. 2020, Eq. 14). x0: (N, ...), of the model's dtype. labels: (N,)
         classes for a model made with num_classes; each is hidden with probability label_dropout, so that the model also
         learns to do without (see `guidance.py`). min_snr: γ of the weights that `weighting.py` gives the squares, such as
-        5; None for none.
+        5; None for none. huber: δ of the Huber loss in place of the squares, such as 1 (`ops.huber`); None for squares.
 
         L_simple does not depend on a learned variance, so then L = L_hybrid = L_simple + 0.001 L_vlb in bits/dim. The
         gradient of L_vlb stops at the mean: L_simple trains the mean, L_vlb the variance (Nichol & Dhariwal 2021, Eq. 16).
-        Raises ValueError unless x0 is of finite floats, and for labels that the model does not take.
+        Raises ValueError unless x0 is of finite floats, for labels that the model does not take, and for min_snr, which
+        weighs squares, together with huber.
         """
         x0 = check_data("loss", x0, labels)
+        require(min_snr is None or huber is None, "loss: min_snr weighs squares; leave it or huber", huber=huber)
+        distance = ops.mse if huber is None else partial(ops.huber, delta=huber)
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
         eps = rng.standard_normal(x0.shape).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)
         prediction, logvar = self.split_output(self.training_output(model, xt, t, rng, labels, label_dropout), xt, t)
         target = self.target(x0, t, eps)
         if min_snr is None:
-            simple = ops.mse(prediction, target)
+            simple = distance(prediction, target)
         else:
             root = self.extract(np.sqrt(min_snr_weights(self, min_snr)), t, x0)
             simple = ops.mse(root * prediction, root * target)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import scratchdiff.data
-from scratchdiff.data import batches
+from scratchdiff.data import batches, random_flips
 
 ROOT = Path(scratchdiff.data.__file__).parents[2]
 
@@ -34,6 +34,15 @@ def test_making_the_stream_draws_nothing():
     rng = np.random.default_rng(3)
     batches(np.arange(10), 4, rng)
     assert rng.integers(1000) == np.random.default_rng(3).integers(1000)
+
+
+def test_about_half_of_the_images_are_mirrored_left_to_right_and_the_others_left_alone():
+    rng = np.random.default_rng(5)
+    images = rng.standard_normal((1000, 2, 3, 1))
+    flipped = random_flips(images, rng)
+    mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+    np.testing.assert_array_equal(flipped[~mirrored], images[~mirrored])
+    assert 450 < mirrored.sum() < 550
 
 
 def test_every_row_is_drawn_equally_often():

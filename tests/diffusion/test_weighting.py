@@ -30,6 +30,15 @@ def test_the_loss_weighs_the_squares_by_them():
     assert got.item() == pytest.approx((sd.min_snr_weights(diffusion, 2.0)[t][:, None] * squares).mean(), rel=1e-12)
 
 
+def test_the_huber_loss_takes_the_place_of_the_squares():
+    diffusion, x0 = sd.GaussianDiffusion(LINEAR), np.random.default_rng(1).standard_normal((6, 2))
+    replay = np.random.default_rng(3)
+    t, eps = replay.integers(1, 1001, size=6), replay.standard_normal((6, 2))
+    d = np.abs(0.5 * diffusion.q_sample(x0, t, eps) - eps)
+    got = diffusion.loss(lambda xt, t: 0.5 * xt, x0, np.random.default_rng(3), huber=0.7)
+    assert got.item() == pytest.approx(np.where(d <= 0.7, d**2 / 2, 0.7 * (d - 0.35)).mean(), rel=1e-12)
+
+
 def test_the_weights_exist_where_alpha_bar_ends_at_zero():
     for predict in ("x0", "v"):
         weights = sd.min_snr_weights(sd.GaussianDiffusion(sd.jsd_schedule(10), predict=predict))
