@@ -99,8 +99,27 @@ def test_heartbeats_are_five_sequences_of_equal_frequency(rng):
     np.testing.assert_allclose(counts / 5000, 0.2, atol=0.03)
 
 
+@pytest.mark.parametrize("x", [
+    np.full((2, 3), 0.5), np.full((2, 3), -1), np.full((2, 3), 2), np.full((2, 3), np.nan), np.full((2, 3), 1j),
+    np.full((2, 3), "1"), np.zeros(3), np.zeros((2, 3, 1)), np.zeros((0, 3)), 1.0,
+], ids=lambda x: f"{np.asarray(x).dtype}{np.shape(x)}")  # fmt: skip
+@pytest.mark.parametrize("method", ["q_sample", "q_posterior", "loss", "bound"])
+def test_anything_but_bits_is_refused(method, x, rng):
+    d = sd.BinomialDiffusion(10)
+    zeros = lambda x, t: np.zeros_like(x)  # noqa: E731
+    arguments = {"q_sample": (x, 1, rng), "q_posterior": (x, x, 1), "loss": (zeros, x, rng), "bound": (zeros, x, rng)}
+    with pytest.raises(ValueError, match=f"{method}: x must be bits"):
+        getattr(d, method)(*arguments[method])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, np.float64])
+def test_bits_of_any_kind_are_taken(dtype, rng):
+    d, x = sd.BinomialDiffusion(10), SEQUENCES.astype(dtype)
+    assert np.isfinite(d.loss(lambda xt, t: 0.1 * xt, x, rng).item())
+    assert set(np.unique(d.q_sample(x, 5, rng))) <= {0, 1}
+
+
 @pytest.mark.parametrize("call, message", [
-    (lambda d, rng: d.loss(lambda x, t: x, np.full((2, 3), 0.5), rng), "loss: x must be bits"),
     (lambda d, rng: d.q_sample(np.zeros((2, 3)), 0, rng), "t must lie in 1..10, got 0..0"),
     (lambda d, rng: d.q_sample(np.zeros((2, 3)), 1.5, rng), "t must be an integer"),
     (lambda d, rng: d.q_posterior(np.zeros((2, 3)), np.ones((2, 4)), 1), "must have one shape"),
