@@ -75,10 +75,14 @@ from scratchdiff.diffusion import (
     sde_ode_sample,
     sde_steps,
     sdedit_steps,
+    self_conditioned,
+    self_conditioned_loss,
     sigmoid_alpha_bar_schedule,
     sigmoid_beta_schedule,
     ssm_loss,
     step_for_ladder,
+    super_resolution_loss,
+    super_resolved,
     vlb_loss,
     zero_terminal_snr,
 )
@@ -97,8 +101,9 @@ __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusio
            "linear_schedule", "load_diffusers", "load_openai", "min_snr_weights", "nn", "ode_log_prob", "ode_steps",
            "op", "ops", "pc_steps", "pretrained", "quadratic_schedule", "ratio_for_overlap", "recompute",
            "reconstruction_guided", "sample_ddim", "sample_ddpm", "save_diffusers", "sde_log_prob", "sde_loss",
-           "sde_ode_sample", "sde_steps", "sdedit_steps", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule",
-           "ssm_loss", "step_for_ladder", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "sde_ode_sample", "sde_steps", "sdedit_steps", "self_conditioned", "self_conditioned_loss",
+           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "ssm_loss", "step_for_ladder",
+           "super_resolution_loss", "super_resolved", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
 LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "trace", "train", "weights"

@@ -280,6 +280,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: D.loss(NET, POINTS, RNG, min_snr=0), "gamma must be positive, got 0"),
         (lambda: D.loss(NET, POINTS, RNG, huber=0), "huber: delta must be positive, got 0"),
         (lambda: D.loss(NET, POINTS, RNG, min_snr=5, huber=1), "leave it or huber, got 1"),
+        (lambda: D.loss(NET, POINTS, RNG, offset=-0.1), "loss: offset must not be negative, got -0.1"),
         (
             lambda: LEARNED.loss(lambda xt, t: np.concatenate([xt, xt], 1), POINTS / 7, RNG),
             "loss: images must have 8-bit values",
@@ -422,6 +423,16 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.sample_ddim(D, still, (2, 2), RNG, steps=99), "1..10, got 99"),
         (lambda: sd.sample_ddim(D, still, (2,), RNG, steps=9), "shape must be"),
     ],
+    "self_conditioned": [(lambda: sd.self_conditioned(D, NET), "needs a model made with cond_channels, got MLP")],
+    "self_conditioned_loss": [
+        (lambda: sd.self_conditioned_loss(D, NET, POINTS, RNG), "needs a model made with cond_channels, got MLP"),
+        (lambda: sd.self_conditioned_loss(D, unet(cond_channels=1)(), X, RNG, rate=2), r"rate must be in \[0, 1\], got 2"),
+    ],
+    "super_resolved": [(lambda: sd.super_resolved(NET, X), "needs a model made with cond_channels, got MLP")],
+    "super_resolution_loss": [
+        (lambda: sd.super_resolution_loss(D, NET, X, RNG), "needs a model made with cond_channels, got MLP"),
+        (lambda: sd.super_resolution_loss(D, unet(cond_channels=1)(), X, RNG, factor=3), "sides that 3 divides"),
+    ],
     "guided": [
         (lambda: sd.guided(NET, [0], 1.0), "num_classes"),
         (lambda: sd.guided(unet(num_classes=3)(), [0], -1.0), "weight -1.0"),
@@ -492,6 +503,10 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "data.toy": [(lambda n=n: data.toy("moons", n, RNG), f"toy: n must be at least 1, got {n}") for n in (0, -1, 2.5)]
     + [(lambda: data.toy("sun", 5, RNG), "unknown set 'sun'"), (lambda: data.toy("text: ", 5, RNG), "nothing to fill")],
     "data.random_flips": [(lambda: data.random_flips(M, RNG), r"random_flips: needs images \(N, H, W, C\), got float64")],
+    "data.ecg": [
+        (lambda: data.ecg(0, RNG), "n must be a positive integer, got 0"),
+        (lambda: data.ecg(1, RNG, 100), "length must be at least 120, got 100"),
+    ],
     "data.batches": [(lambda n=n: data.batches(M, n, RNG), f"batch_size must be at least 1, got {n}") for n in (0, -1, 2.5)]
     + [(lambda: data.batches(M[:0], 5, RNG), "no images")],
     "data.mnist": [(lambda: data.mnist("valid"), "'valid'"), (lambda: data.mnist("test"), "root=")],

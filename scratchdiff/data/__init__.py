@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 
 from scratchdiff.checks import require
+from scratchdiff.data.ecg import ecg
 from scratchdiff.data.heartbeats import heartbeats
 from scratchdiff.data.images import read_images
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
@@ -21,6 +22,7 @@ __all__ = [
     "TOY_NAMES",
     "batches",
     "download_mnist",
+    "ecg",
     "heartbeats",
     "mnist",
     "random_flips",

@@ -8,6 +8,8 @@ samplers.py     down the chain: DDPM, DDIM, predictor–corrector
 solvers.py      the probability-flow ODE: Heun, DPM-Solver++, SciPy
 guidance.py     samples of a given class, with a classifier or without
 measurements.py samples of which a part, or a blurred or small picture, is known
+self_conditioning.py    a network that is shown its own last estimate
+super_resolution.py     a network that is shown a small image
 editing.py      from an image instead of noise: SDEdit, inversion, interpolation
 oracle.py       data whose best denoiser is a formula
 likelihood.py   log-densities by the ODE
@@ -64,7 +66,15 @@ from scratchdiff.diffusion.sde import (
     sde_ode_sample,
     sde_steps,
 )
+from scratchdiff.diffusion.self_conditioning import (
+    self_conditioned,
+    self_conditioned_loss,
+)
 from scratchdiff.diffusion.solvers import SAMPLERS, dpm_steps, heun_steps, ode_steps
+from scratchdiff.diffusion.super_resolution import (
+    super_resolution_loss,
+    super_resolved,
+)
 from scratchdiff.diffusion.weighting import ImportanceTimes, min_snr_weights
 
 __all__ = ["BinomialDiffusion", "Bound", "GaussianDiffusion", "ImportanceTimes", "Oracle", "SAMPLERS", "SamplerStep",
@@ -75,5 +85,6 @@ __all__ = ["BinomialDiffusion", "Bound", "GaussianDiffusion", "ImportanceTimes",
            "jsd_schedule", "linear_schedule", "loss_at", "matrix_of", "min_snr_weights", "ode_log_prob", "ode_steps",
            "of_x0_hat", "pc_steps", "quadratic_schedule", "ratio_for_overlap", "reconstruction_guided", "sample_ddim",
            "sample_ddpm", "sde_log_prob", "sde_loss", "sde_ode_sample", "sde_steps", "sdedit_steps",
-           "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "slerp", "ssm_loss", "step_for_ladder", "vlb_loss",
+           "self_conditioned", "self_conditioned_loss", "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "slerp",
+           "ssm_loss", "step_for_ladder", "super_resolution_loss", "super_resolved", "vlb_loss",
            "zero_terminal_snr"]  # fmt: skip

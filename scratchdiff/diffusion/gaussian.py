@@ -174,24 +174,31 @@ class GaussianDiffusion:
             extra["dropout_rng"] = rng
         return model(xt, t, **extra)
 
-    def loss(self, model, x0, rng: np.random.Generator, labels=None, min_snr=None, label_dropout=0.1, huber=None):
+    def loss(self, model, x0, rng: np.random.Generator, labels=None, min_snr=None, label_dropout=0.1, huber=None,
+             offset=0.0):  # fmt: skip
         """Algorithm 1: draw t ~ U{1..T}, then ε ~ N(0, I); L = mean((target − model(x_t, t))²), a scalar Tensor.
 
         For predict="eps" this is L_simple   (Ho et al. 2020, Eq. 14). x0: (N, ...), of the model's dtype. labels: (N,)
         classes for a model made with num_classes; each is hidden with probability label_dropout, so that the model also
         learns to do without (see `guidance.py`). min_snr: γ of the weights that `weighting.py` gives the squares, such as
         5; None for none. huber: δ of the Huber loss in place of the squares, such as 1 (`ops.huber`); None for squares.
+        offset: offset noise (Guttenberg 2023), ε + offset · δ in place of ε, with one δ ~ N(0, 1) for each image and
+        channel, so that the network also learns to move the mean of an image; such as 0.1.
 
         L_simple does not depend on a learned variance, so then L = L_hybrid = L_simple + 0.001 L_vlb in bits/dim. The
         gradient of L_vlb stops at the mean: L_simple trains the mean, L_vlb the variance (Nichol & Dhariwal 2021, Eq. 16).
-        Raises ValueError unless x0 is of finite floats, for labels that the model does not take, and for min_snr, which
-        weighs squares, together with huber.
+        Raises ValueError unless x0 is of finite floats and offset ≥ 0, for labels that the model does not take, and for
+        min_snr, which weighs squares, together with huber.
         """
         x0 = check_data("loss", x0, labels)
         require(min_snr is None or huber is None, "loss: min_snr weighs squares; leave it or huber", huber=huber)
+        require(0 <= offset < np.inf, "loss: offset must not be negative", offset=offset)
         distance = ops.mse if huber is None else partial(ops.huber, delta=huber)
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
         eps = rng.standard_normal(x0.shape).astype(x0.dtype)
+        if offset:
+            delta = rng.standard_normal((len(x0), *[1] * (x0.ndim - 2), x0.shape[-1]))
+            eps = eps + (offset * delta).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)
         prediction, logvar = self.split_output(self.training_output(model, xt, t, rng, labels, label_dropout), xt, t)
         target = self.target(x0, t, eps)

@@ -190,3 +190,18 @@ def test_training_draws_every_t_from_1_to_T():
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call(sd.GaussianDiffusion(SCHEDULES["linear"]))
+
+
+def test_offset_noise_adds_one_draw_per_image_and_channel_to_eps():
+    d, seen = sd.GaussianDiffusion(sd.linear_schedule()), []
+    x0 = np.zeros((3, 4, 5, 2))
+
+    def model(xt, t):
+        seen.append(xt / np.sqrt(1 - d.schedule.alpha_bar[t])[:, None, None, None])  # ε, for x_0 = 0
+        return np.zeros_like(xt)
+
+    losses = [d.loss(model, x0, np.random.default_rng(0), offset=offset).item() for offset in (0.0, 0.5)]
+    added = (seen[1] - seen[0]) / 0.5
+    np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], added.shape))
+    assert len(np.unique(added.round(9))) == 6
+    np.testing.assert_allclose(losses, [np.square(eps).mean() for eps in seen])  # the target has it too
