@@ -59,7 +59,7 @@ def guided(model, labels, weight: float, interval=(0, np.inf), rescale: float = 
             out = out * np.where(is_prediction, rescale * before / after + 1 - rescale, 1.0)
         return out
 
-    return with_dtype_of(model, model_of_classes)
+    return model_of_classes
 
 
 def classifier_guided(diffusion, model, classifier, labels, scale: float):
@@ -68,7 +68,7 @@ def classifier_guided(diffusion, model, classifier, labels, scale: float):
     For ε this is eps_hat − scale √(1−ᾱ_t) ∇ log p(y | x_t)   (Dhariwal & Nichol 2021, Algorithm 2), and any sampler takes
     it. Ancestral sampling then has the mean of their Algorithm 1, μ + scale β_t ∇ log p(y | x_t), but for a factor 1/√α_t.
     classifier(xt, t): Tensors → logits (N, classes), a function that the tape can differentiate in x_t. It must know noisy
-    data: train it on x_t, or see `of_x0_hat`. Where it has a dtype, as networks have, it gets x_t in that dtype.
+    data: train it on x_t, or see `of_x0_hat`.
     labels: (N,), one for each sample. scale: 1 is Bayes' rule, more makes clearer samples of less variety.
     Raises ValueError for labels that are no integers or a scale < 0; the cross-entropy refuses labels that do not fit.
     """
@@ -76,11 +76,16 @@ def classifier_guided(diffusion, model, classifier, labels, scale: float):
     require(labels.ndim == 1 and labels.dtype.kind in "iu", "classifier_guided: labels must be (N,) integers", labels=labels)
     require(0 <= scale < np.inf, "classifier_guided: scale must not be negative", scale=scale)
 
+    dtype = None
+
     def model_of_classes(xt, t):
+        nonlocal dtype
+        dtype = dtype or dtype_inside(classifier, xt, t)
+
         def log_p(x):  # summed over the samples, of which each depends on its own x alone
             return ops.cross_entropy(classifier(x, t), labels) * -len(labels)
 
-        return add_score(diffusion, model(xt, t), xt, t, scale * gradient(log_p, xt, classifier))
+        return add_score(diffusion, model(xt, t), xt, t, scale * gradient(log_p, xt, dtype))
 
     return model_of_classes
 
@@ -91,7 +96,7 @@ def of_x0_hat(diffusion, model, classifier):
     classifier(x0): Tensors → logits. The gradient with respect to x_t goes through the denoiser `model` as well. No
     training is needed, but x0_hat is a mean of many x_0, blurred where t is large, and no example of the data.
     """
-    return with_dtype_of(model, lambda xt, t: classifier(differentiable_x0(diffusion, model, xt, t)))
+    return lambda xt, t: classifier(differentiable_x0(diffusion, model, xt, t))
 
 
 def differentiable_x0(diffusion, model, xt, t, **conditions):
@@ -112,11 +117,11 @@ def add_score(diffusion, out, xt, t, change) -> np.ndarray:
     return out
 
 
-def gradient(f, x, of=None) -> np.ndarray:
-    """df/dx at an array x for a function f from a Tensor to a scalar Tensor. The `grad` of all other Tensors stays.
+def gradient(f, x, dtype=np.float64) -> np.ndarray:
+    """df/dx, float64, at an array x for a function f from a Tensor of that dtype to a scalar Tensor.
 
-    of: the network inside f, if it has a dtype of its own. Raises ValueError if f does not depend on x."""
-    xs = Tensor(np.asarray(x, getattr(of, "dtype", x.dtype)))
+    The `grad` of all other Tensors stays as it was. Raises ValueError if f does not depend on x."""
+    xs = Tensor(np.asarray(x, dtype))
     with Tape() as tape:
         y = f(xs)
     others = {id(a): a for record in tape.records for a in record.args if isinstance(a, Tensor) and a is not xs}
@@ -125,11 +130,9 @@ def gradient(f, x, of=None) -> np.ndarray:
     for a, grad in kept:
         a.grad = grad
     require(xs.grad is not None, "gradient: f does not depend on x")
-    return xs.grad.astype(x.dtype)
+    return xs.grad.astype(np.float64)
 
 
-def with_dtype_of(model, f):
-    """f, marked as computing in the dtype of a network inside it, so that `gradient` hands it such Tensors."""
-    if hasattr(model, "dtype"):
-        f.dtype = model.dtype
-    return f
+def dtype_inside(f, xt, t) -> np.dtype:
+    """The dtype in which f(xt, t) computes: ops give a plain array that of the parameters they meet."""
+    return np.asarray(f(xt, t)).dtype

@@ -23,7 +23,7 @@ import numpy as np
 from scratchdiff import ops
 from scratchdiff.autograd import Tensor
 from scratchdiff.checks import require, require_finite_floats, require_positive_integers
-from scratchdiff.diffusion.guidance import add_score, gradient
+from scratchdiff.diffusion.guidance import add_score, dtype_inside, gradient
 from scratchdiff.diffusion.samplers import SamplerStep, ancestral_step, check_shape, respaced, spaced
 
 
@@ -89,8 +89,12 @@ def reconstruction_guided(diffusion, model, operator, y, noise: float = 0.0, wei
     require(0 <= noise < np.inf, "reconstruction_guided: noise must not be negative", noise=noise)
     require(0 < weight < np.inf, "reconstruction_guided: weight must be positive", weight=weight)
 
+    dtype = None
+
     def model_given_y(xt, t):
-        out, _, dsquare = misfit(diffusion, model, operator, y, xt, t)
+        nonlocal dtype
+        dtype = dtype or dtype_inside(model, xt, t)
+        out, _, dsquare = misfit(diffusion, model, operator, y, xt, t, dtype)
         a, s = diffusion.signal_and_noise(t, xt)
         # above and below the line times ᾱ_t, so that ᾱ_t = 0 needs no division
         return add_score(diffusion, out, xt, t, -0.5 * a**2 / (a**2 * noise**2 + s**2 / weight) * dsquare)
@@ -117,16 +121,17 @@ def run_dps(diffusion, model, operator, y, shape, rng, times, scale):
     """The steps of `dps_steps`, one each time it is asked."""
     part, model = respaced(diffusion, model, times)
     x = rng.standard_normal(shape)
+    dtype = dtype_inside(model, x, np.full(len(x), len(times) - 1))
     for i in range(len(times) - 1, 0, -1):
-        out, square, dsquare = misfit(part, model, operator, y, x, np.full(len(x), i))
+        out, square, dsquare = misfit(part, model, operator, y, x, np.full(len(x), i), dtype)
         x, x0_hat = ancestral_step(part, lambda xt, i, out=out: out, x, i, rng)
         length = np.sqrt(np.maximum(square, np.finfo(float).tiny)).reshape(-1, *[1] * (x.ndim - 1))
         x = x - scale / length * dsquare
         yield SamplerStep(int(times[i - 1]), x, x0_hat)
 
 
-def misfit(diffusion, model, operator, y, xt, t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the model's output at x_t, ‖y − A x0_hat(x_t)‖² of each sample (N,), its gradient with respect to x_t).
+def misfit(diffusion, model, operator, y, xt, t, dtype=np.float64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the model's output at x_t, ‖y − A x0_hat(x_t)‖² of each sample (N,), its gradient with respect to x_t), asked in dtype.
 
     x0_hat is not clipped here: no gradient passes where a clip acts."""
     out = squares = None
@@ -141,7 +146,7 @@ def misfit(diffusion, model, operator, y, xt, t) -> tuple[np.ndarray, np.ndarray
         squares = np.square(difference.data.reshape(len(x), -1), dtype=np.float64).sum(1)
         return (difference * difference).sum()
 
-    dsquare = gradient(total, xt, model)
+    dsquare = gradient(total, xt, dtype)
     return out.data, squares, dsquare
 
 

@@ -190,11 +190,11 @@ class FullPosterior:
     def __init__(self, oracle, x, a, s):
         a3, s3 = a[..., None], s[..., None]  # (N, 1, 1)
         S = a3**2 * oracle.lam + s3**2
-        z = np.einsum("kij,nki->nkj", oracle.axes, x[:, None] - a3 * oracle.means)
+        z = rotated(x[:, None] - a3 * oracle.means, oracle.axes)
         self.logits = log(oracle.weights) - 0.5 * (np.log(2 * np.pi * S) + z**2 / S).sum(2)
         self.r = softmax(self.logits)
         self.axes, self.var = oracle.axes, oracle.lam * s3**2 / S
-        self.E = oracle.means + np.einsum("kij,nkj->nki", oracle.axes, a3 * oracle.lam / S * z)
+        self.E = oracle.means + rotated(a3 * oracle.lam / S * z, oracle.axes.swapaxes(1, 2))
 
     def mean(self):
         """Σ_k r_k E_k, (N, d)."""
@@ -202,10 +202,15 @@ class FullPosterior:
 
     def cov_times(self, v):
         """Cov(x_0 | x) v for v (N, d): Σ_k r_k (E_k E_kᵀ + Cov_k) v − mean meanᵀ v, with Cov_k = λ_k s²/S_k in its axes."""
-        outer = np.einsum("nk,nki,nkj,nj->ni", self.r, self.E, self.E, v, optimize=True)
-        within = np.einsum("nk,kij,nkj,klj,nl->ni", self.r, self.axes, self.var, self.axes, v, optimize=True)
+        outer = np.einsum("nk,nki->ni", self.r * np.einsum("nki,ni->nk", self.E, v), self.E)
+        within = self.r[..., None] * self.var * rotated(v[:, None], self.axes)
         mean = self.mean()
-        return outer + within - mean * (mean * v).sum(1, keepdims=True)
+        return outer + rotated(within, self.axes.swapaxes(1, 2)).sum(1) - mean * (mean * v).sum(1, keepdims=True)
+
+
+def rotated(v, axes):
+    """Σ_i v_nki axes_kij: the vectors v (N, K or 1, d) of each component times its own matrix, as one product each."""
+    return (v.swapaxes(0, 1) @ axes).swapaxes(0, 1)
 
 
 @op
