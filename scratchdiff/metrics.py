@@ -92,6 +92,25 @@ def symmetric_sqrt(c: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
+def sliced_wasserstein(a, b, directions: int = 64, seed: int = 0) -> float:
+    """The mean over random directions u of W_1(a·u, b·u), the Wasserstein distance on a line   (Bonneel et al. 2015).
+
+    a: (n, ...), b: (m, ...), two sets of points; 0 for equal sets, and for two sets of draws of one law about 1/√n of its
+    deviation. directions: how many; they are drawn by seed. Raises ValueError for other shapes or what is not finite.
+    """
+    from scipy.stats import wasserstein_distance
+
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    require_positive_integers("sliced_wasserstein", directions=directions)
+    fit = a.ndim == b.ndim >= 2 and a.shape[1:] == b.shape[1:] and min(a.size, b.size) > 0
+    finite = np.isfinite(a).all() and np.isfinite(b).all()
+    require(fit and finite, "sliced_wasserstein: needs finite (n, ...) and (m, ...) of one kind", a=a, b=b)
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    u = np.random.default_rng(seed).standard_normal((a.shape[1], directions))
+    u /= np.linalg.norm(u, axis=0)
+    return float(np.mean([wasserstein_distance(x, y) for x, y in zip((a @ u).T, (b @ u).T)]))
+
+
 def precision_recall(samples, real, k: int = 3) -> tuple[float, float]:
     """(precision, recall) of features by k-nearest-neighbour manifolds   (Kynkäänniemi et al. 2019, Eq. 1 and 2).
 

@@ -13,6 +13,7 @@ from scratchdiff.metrics import (
     load_classifier,
     nearest_digits,
     precision_recall,
+    sliced_wasserstein,
 )
 
 
@@ -124,3 +125,10 @@ def test_bad_input_is_refused(call):
 
 def test_the_classifier_is_loaded_once():
     assert load_classifier() is load_classifier()
+
+
+def test_the_sliced_distance_of_two_shifted_sets_is_the_mean_length_of_the_projected_shift(rng):
+    a, shift = rng.standard_normal((300, 2)), np.array([3.0, 4.0])
+    distance = sliced_wasserstein(a, a + shift, directions=4000)
+    assert distance == pytest.approx(5 * 2 / np.pi, rel=0.03)  # E|cos| over the circle is 2/π
+    assert sliced_wasserstein(a, a[::-1]) == pytest.approx(0, abs=1e-12)

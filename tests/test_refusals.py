@@ -612,6 +612,11 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: metrics.precision_recall(M, X), "precision_recall: needs"),
         (lambda: metrics.precision_recall(M, M, k=0), "k must be a positive integer, got 0"),
     ],
+    "metrics.sliced_wasserstein": [
+        (lambda: metrics.sliced_wasserstein(M, POINTS), r"sliced_wasserstein: needs finite .*\(2, 3\), b .*\(5, 2\)"),
+        (lambda: metrics.sliced_wasserstein(nan(), POINTS), "finite"),
+        (lambda: metrics.sliced_wasserstein(M, M, directions=0), "directions must be a positive integer, got 0"),
+    ],
     "metrics.judge": [(lambda: metrics.judge(X), "classify: needs")],
     "metrics.DigitClassifier": [(lambda: metrics.DigitClassifier(rng=RNG)(X), "conv2d: shapes")],
     "metrics.load_classifier": [],  # takes nothing

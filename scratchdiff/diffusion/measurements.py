@@ -80,10 +80,11 @@ def reconstruction_guided(diffusion, model, operator, y, noise: float = 0.0, wei
         score = ∇ log p_t(x_t) − ½ ∇ ‖y − A x0_hat(x_t)‖²/(noise² + σ_t²/weight),   σ_t² = (1−ᾱ_t)/ᾱ_t
 
     For noise = 0 that is x0_hat − weight √ᾱ_t/2 ∇ ‖y − A x0_hat‖²   (Ho et al. 2022, Video Diffusion Models, Eq. 7).
-    σ_t² stands for the variance of x_0 given x_t, which it is only for data spread out evenly; it is too large where t is,
-    so a weight above 1 may be better. operator: a function of Tensors x_0 (N, ...) that the tape can differentiate.
-    y: floats that broadcast with its output. model: differentiable by the tape in x_t, such as a network, a `guided` one, or
-    an Oracle. Raises ValueError for y that is not finite floats, noise < 0, weight ≤ 0, or a y that does not fit.
+    σ_t² stands for the variance of A x_0 given x_t. For most data that is too much where t is large, and a mean of 16 pixels
+    has a 16th of it, so a weight above 1 is often better.
+    operator: a function of Tensors x_0 (N, ...) that the tape can differentiate. y: floats that broadcast with its output.
+    model: differentiable by the tape in x_t, such as a network, a `guided` one, or an Oracle.
+    Raises ValueError for y that is not finite floats, noise < 0, weight ≤ 0, or a y that does not fit.
     """
     y = check_measurement("reconstruction_guided", y)
     require(0 <= noise < np.inf, "reconstruction_guided: noise must not be negative", noise=noise)
@@ -131,9 +132,9 @@ def run_dps(diffusion, model, operator, y, shape, rng, times, scale):
 
 
 def misfit(diffusion, model, operator, y, xt, t, dtype=np.float64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the model's output at x_t, ‖y − A x0_hat(x_t)‖² of each sample (N,), its gradient with respect to x_t), asked in dtype.
+    """(the model's output at x_t, ‖y − A x0_hat(x_t)‖² of each sample (N,), its gradient with respect to x_t).
 
-    x0_hat is not clipped here: no gradient passes where a clip acts."""
+    dtype: that of the model. x0_hat is not clipped here: no gradient passes where a clip acts."""
     out = squares = None
 
     def total(x):
