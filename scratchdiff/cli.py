@@ -22,6 +22,7 @@ import scratchdiff
 from scratchdiff import kernels, parallel
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import claimed, load_checkpoint, restore, save_checkpoint
+from scratchdiff.checks import require
 from scratchdiff.data import random_flips
 from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, ode_log_prob
 from scratchdiff.diffusion.gaussian import PREDICTIONS, VARIANCES
@@ -30,7 +31,7 @@ from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
 from scratchdiff.recipes import LOSSES, MNIST, SCHEDULES, TOY, YARDSTICK, build, build_loss, with_network, with_variance
-from scratchdiff.runs import CHECKPOINT, draw, examples, load_data, load_images, load_run
+from scratchdiff.runs import CHECKPOINT, draw, edit, examples, load_data, load_images, load_run
 from scratchdiff.train import train
 
 
@@ -95,6 +96,10 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--label", type=count, help="of a run with classes: draw only this one (default: each in turn)")
     c.add_argument("--out", metavar="DIR", help="where to write (default: the run's folder)")
     c.add_argument("-n", type=positive_int, default=64, help="how many (%(default)s)")
+    c.add_argument("--inpaint", metavar="FILE", help="a PNG or .npy of images: keep what --mask says, make the rest anew")
+    c.add_argument("--mask", metavar="FILE", help="of --inpaint: a PNG, white to keep, or an .npy with 1 to keep")
+    c.add_argument("--from", metavar="FILE", dest="start", help="a PNG or .npy of images: edit them (SDEdit)")
+    c.add_argument("--strength", type=float, help="of --from, in (0, 1]: how much noise to put on (0.5)")
     add_sampler(c)
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_sample)
@@ -252,7 +257,9 @@ def run_sample(args) -> None:
     from scratchdiff.plots import save_clouds, save_images
 
     rng = np.random.default_rng(args.seed)
-    x = draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance, args.label)
+    x = edited(args, rng)
+    if x is None:
+        x = draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance, args.label)
     out = Path(args.out or (args.run if Path(args.run).is_dir() else f"runs/pretrained_{args.run}"))
     out.mkdir(parents=True, exist_ok=True)
     if x.ndim == 2:
@@ -262,6 +269,19 @@ def run_sample(args) -> None:
         save_images(out / "samples.png", x, columns=10)
     np.save(out / "samples.npy", x)
     print(f"{len(x)} samples in {out}/samples.npy and {out}/samples.png")
+
+
+def edited(args, rng):
+    """What `sample` draws from --inpaint or --from, or None without either. Raises ValueError for options that clash."""
+    require((args.inpaint is None) == (args.mask is None), "sample: --inpaint and --mask need each other")
+    require(not (args.inpaint and args.start), "sample: give either --inpaint or --from")
+    require(args.start or args.strength is None, "sample: --strength belongs to --from")
+    if not (args.inpaint or args.start):
+        return None
+    require(args.sampler == "ddim", "sample: --inpaint and --from have their own samplers, so no --sampler")
+    require(not args.inpaint or args.eta is None, "sample: --inpaint is ancestral and takes no --eta")
+    source = args.inpaint or args.start
+    return edit(args.run, args.n, rng, source, args.mask, args.strength, args.steps, args.eta, args.guidance, args.label)
 
 
 def run_evaluate(args) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 from scratchdiff.checkpoint import Allotment, load_checkpoint
 from scratchdiff.checks import require
 from scratchdiff.data import mnist, read_images, read_npy, toy
-from scratchdiff.diffusion import SAMPLERS, guided
+from scratchdiff.data.images import open_picture
+from scratchdiff.diffusion import SAMPLERS, guided, inpaint_steps, sdedit_steps
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.recipes import MNIST, TOY, build, for_images
 from scratchdiff.weights.pretrained import NAMES, load_pretrained
@@ -103,8 +104,7 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
-    args = settings["network_args"]
-    one = (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
+    one = shape_of_one(settings)
     takes_steps = SAMPLERS[sampler].takes_steps
     require(takes_steps or steps is None, f"draw: {sampler} chooses its own steps and takes no number of them", steps=steps)
     steps = (steps or (diffusion.schedule.T if sampler == "ddpm" else 50)) if takes_steps else None
@@ -114,9 +114,7 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
         extra["eta"] = settings["eta"] if eta is None else eta
     elif eta is not None:
         raise ValueError(f"draw: eta belongs to ddim, not to {sampler}")
-    classes = args.get("num_classes")
-    known = label is None or (classes and 0 <= label < classes)
-    require(known, f"draw: label must be one of the model's {classes or 'no'} classes", label=label)
+    classes = check_label("draw", settings, label)
     parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
@@ -126,3 +124,77 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
         each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, **extra)
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
     return np.concatenate(parts).astype(np.float32)
+
+
+def edit(run, n, rng, source, mask=None, strength=None, steps=None, eta=None, guidance=None, label=None) -> np.ndarray:
+    """n samples of a run that start from the images of the file `source`, each in turn; as `draw` returns them.
+
+    mask: a file that says which pixels to keep; the others are made anew (`inpaint_steps`). Without it each image is edited
+    (`sdedit_steps`, with strength and eta). None stands for strength 0.5, the recipe's setting, 50 steps, and any class.
+    Raises ValueError for images of another size than the run's, and for a label that the model does not know."""
+    from scratchdiff.progress import watch_sampling
+
+    model, diffusion, settings = load_run(run)
+    check_label("edit", settings, label)
+    images = load_pictures(source, shape_of_one(settings))
+    masks = None if mask is None else load_masks(mask, images)
+    guidance = settings.get("guidance") if guidance is None else guidance
+    eta, steps, strength = settings["eta"] if eta is None else eta, steps or 50, 0.5 if strength is None else strength
+    parts = []
+    for first in range(0, n, 250):
+        which = np.arange(first, min(first + 250, n))
+        start = images[which % len(images)]
+        of_class = model if label is None else guided(model, np.full(len(which), label), guidance)
+        if masks is None:
+            each = sdedit_steps(diffusion, of_class, start, strength, rng, steps, eta)
+        else:
+            each = inpaint_steps(diffusion, of_class, start, masks[which % len(masks)], rng, steps)
+        total = steps if masks is not None else max(1, round(strength * steps))
+        parts.append(last(watch_sampling(each, total, f"samples {first + 1}–{which[-1] + 1} of {n}")).x)
+    return np.concatenate(parts).astype(np.float32)
+
+
+def shape_of_one(settings: dict) -> tuple:
+    """The shape of one sample of a run: a point's, or an image's."""
+    args = settings["network_args"]
+    return (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
+
+
+def check_label(name: str, settings: dict, label) -> int | None:
+    """How many classes a run's model has, or None; or the ValueError of the function `name` for a label of no class."""
+    classes = settings["network_args"].get("num_classes")
+    known = label is None or (classes and 0 <= label < classes)
+    require(known, f"{name}: label must be one of the model's {classes or 'no'} classes", label=label)
+    return classes
+
+
+def load_pictures(path, shape: tuple) -> np.ndarray:
+    """Images to start from, (M, *shape) float32 in [−1, 1]: an .npy file as by `load_images`, or one PNG or JPEG.
+
+    Raises ValueError, naming the file, for images of another shape, or if the run makes points."""
+    require(len(shape) == 3, f"{path}: a run of points has no images to start from")
+    if str(path).endswith(".npy"):
+        images = load_images(path)
+    else:
+        picture, _ = open_picture("sample", path)
+        pixels = np.atleast_3d(np.asarray(picture.convert("L" if shape[2] == 1 else "RGB")))
+        images = pixels[None].astype(np.float32) / 127.5 - 1
+    require(images.shape[1:] == shape, f"{path}: the run's images are {' × '.join(map(str, shape))}", images=images)
+    return images
+
+
+def load_masks(path, images: np.ndarray) -> np.ndarray:
+    """Which pixels of the images to keep, (1 or M, H, W, 1) booleans: an .npy file of 0 and 1, or a picture, white to keep.
+
+    Raises ValueError, naming the file, for another size or number, or other values."""
+    if str(path).endswith(".npy"):
+        masks = read_npy(path)
+        binary = ((masks == 0) | (masks == 1)).all()
+        require(binary, f"{path}: a mask holds 1 where a pixel is kept and 0 elsewhere", mask=masks)
+    else:
+        masks = np.asarray(open_picture("sample", path)[0].convert("L")) >= 128
+    M, H, W, _ = images.shape
+    number = masks.size // (H * W)
+    fits = masks.shape in ((H, W), (H, W, 1), (number, H, W), (number, H, W, 1)) and number in (1, M)
+    require(fits, f"{path}: needs a mask of {H} × {W}, one for all or one for each of {M} images", mask=masks)
+    return masks.reshape(number, H, W, 1).astype(bool)

@@ -245,3 +245,58 @@ def test_each_commands_help_ends_with_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert f"example: scratchdiff {command}" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_inpainting_keeps_the_pixels_of_the_mask_and_editing_starts_from_the_picture(mnist_run, rng, capsys):
+    digits = rng.integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+    np.save("digits.npy", digits)
+    Image.fromarray(digits[0, ..., 0]).save("digit.png")
+    mask = np.zeros((28, 28), np.uint8)
+    mask[:14] = 1
+    np.save("mask.npy", mask)
+    Image.fromarray(255 * mask).save("mask.png")
+    for source, mask_file in (("digits.npy", "mask.npy"), ("digit.png", "mask.png")):
+        assert main(["sample", mnist_run, "-n", "4", "--steps", "2", "--inpaint", source, "--mask", mask_file]) == 0
+        x, known = np.load("run/samples.npy"), digits if source == "digits.npy" else digits[:1]
+        want = known[np.arange(4) % len(known), :14] / 127.5 - 1
+        np.testing.assert_allclose(x[:, :14], want, atol=1e-6)
+        assert np.abs(x[0, 14:] - (digits[0, 14:] / 127.5 - 1)).max() > 0.1
+    for more in ([], ["--strength", "1", "--label", "3", "--guidance", "1", "--eta", "0"]):
+        assert main(["sample", mnist_run, "-n", "2", "--steps", "4", "--from", "digit.png", *more]) == 0
+        assert np.load("run/samples.npy").shape == (2, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--inpaint", "a.npy"], "--inpaint and --mask need each other"),
+        (["--mask", "a.npy"], "--inpaint and --mask need each other"),
+        (["--inpaint", "good.npy", "--mask", "ones.npy", "--from", "good.npy"], "either --inpaint or --from"),
+        (["--strength", "0.5"], "--strength belongs to --from"),
+        (["--from", "good.npy", "--strength", "0"], "strength must be in (0, 1], got 0.0"),
+        (["--from", "good.npy", "--sampler", "ddpm"], "so no --sampler"),
+        (["--inpaint", "good.npy", "--mask", "ones.npy", "--eta", "1"], "takes no --eta"),
+        (["--from", "small.npy"], "small.npy: the run's images are 28 × 28 × 1, got float32 of shape (1, 8, 8, 1)"),
+        (["--from", "none.png"], "none.png is no picture that Pillow can read"),
+        (["--inpaint", "good.npy", "--mask", "small.npy"], "small.npy: a mask holds 1 where a pixel is kept"),
+        (["--inpaint", "good.npy", "--mask", "eight.npy"], "eight.npy: needs a mask of 28 × 28"),
+        (["--inpaint", "good.npy", "--mask", "three.npy"], "one for all or one for each of 2 images"),
+        (["--from", "good.npy", "--label", "10"], "label must be one of the model's 10 classes, got 10"),
+    ],
+)
+def test_an_edit_that_cannot_be_done_is_refused_in_one_line(mnist_run, options, message, capsys):
+    np.save("good.npy", np.zeros((2, 28, 28, 1), np.float32))
+    np.save("small.npy", np.full((1, 8, 8, 1), 0.5, np.float32))
+    for name, shape in dict(ones=(28, 28), eight=(8, 8), three=(3, 28, 28)).items():
+        np.save(f"{name}.npy", np.ones(shape, np.uint8))
+    capsys.readouterr()
+    assert main(["sample", mnist_run, "-n", "2", "--steps", "3", *options]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_a_run_of_points_has_nothing_to_inpaint(capsys):
+    assert main(["train", "toy:moons", "--steps", "2"]) == 0
+    np.save("good.npy", np.zeros((2, 28, 28, 1), np.float32))
+    assert main(["sample", "runs/toy_moons", "-n", "2", "--from", "good.npy"]) == 2
+    assert "a run of points has no images" in capsys.readouterr().err

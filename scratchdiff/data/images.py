@@ -16,7 +16,7 @@ def read_images(folder, image_size: int) -> np.ndarray:
     antialiased Lanczos filter. C is 1 if every picture is grey, else 3. What is transparent becomes white.
     Raises ValueError for a folder without pictures, and for a file that is no picture, naming it.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     require_positive_integers("read_images", image_size=image_size)
     folder = Path(folder)
@@ -24,15 +24,7 @@ def read_images(folder, image_size: int) -> np.ndarray:
     require(paths, f"read_images: {folder} holds no file that ends in {', '.join(SUFFIXES)}")
     pictures = []
     for path in paths:
-        try:
-            with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                grey = upright.mode in ("1", "L", "LA", "I", "I;16")
-                layers = upright.convert("RGBA")
-                white = Image.new("RGBA", layers.size, "white")
-                flat = Image.alpha_composite(white, layers).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"read_images: {path} is no picture that Pillow can read: {error}") from None
+        flat, grey = open_picture("read_images", path)
         side, (width, height) = min(flat.size), flat.size
         left, top = (width - side) // 2, (height - side) // 2
         square = flat.crop((left, top, left + side, top + side))
@@ -40,3 +32,18 @@ def read_images(folder, image_size: int) -> np.ndarray:
     mode = "L" if all(grey for grey, _ in pictures) else "RGB"
     pixels = np.stack([np.atleast_3d(np.asarray(picture.convert(mode))) for _, picture in pictures])
     return pixels.astype(np.float32) / 127.5 - 1
+
+
+def open_picture(name: str, path):
+    """(a PNG or JPEG file as an upright RGB image of Pillow on white, whether it was grey), or the ValueError of `name`."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            grey = upright.mode in ("1", "L", "LA", "I", "I;16")
+            layers = upright.convert("RGBA")
+            white = Image.new("RGBA", layers.size, "white")
+            return Image.alpha_composite(white, layers).convert("RGB"), grey
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: {path} is no picture that Pillow can read: {error}") from None
