@@ -1,4 +1,4 @@
-"""The command line: `scratchdiff train | sample | evaluate | gradcheck | info`, also as `python -m scratchdiff`.
+"""The command line, `scratchdiff COMMAND`, also as `python -m scratchdiff COMMAND`.
 
 Whatever goes wrong ends in one line on stderr and exit code 2; Ctrl-C and SIGTERM end in 130 and 143.
 """
@@ -48,7 +48,7 @@ def main(argv=None) -> int:
     except MemoryError:
         print("scratchdiff: not enough memory for this network, data or number of samples", file=sys.stderr)
         return 2
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"scratchdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
@@ -81,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--network", choices=("UNet", "DiT"), help="the denoiser of images (UNet)")
     c.add_argument("--channels", type=positive_int, metavar="N", help="at the U-Net's first level, or width of DiT and MLP "
                    f"({MNIST['network_args']['ch']} for images, {TOY['network_args']['width']} for points)")  # fmt: skip
+    c.add_argument("--patch-size", type=positive_int, metavar="P", help="of images: the network sees P × P patches; "
+                   "1 for a U-Net that `export` can write (2; DiT 4)")  # fmt: skip
     c.add_argument("--ema", type=float, metavar="DECAY", help=f"of the averaged weights ({both['ema']})")
     c.add_argument("--flip", action="store_true", default=None, help="mirror half of each batch, left to right")
     c.add_argument("--label-dropout", type=float, metavar="P", help="the share of labels hidden in training (0.1)")
@@ -121,12 +123,26 @@ def parser() -> argparse.ArgumentParser:
                    "without, of the embedded training digits")  # fmt: skip
     c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
     c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     c.set_defaults(command=run_evaluate)
+
+    c = commands.add_parser("import", help="make a run of a folder of Hugging Face diffusers (a UNet2DModel)",
+                            epilog="example: scratchdiff import ddpm-cifar10-32 --out runs/cifar10")  # fmt: skip
+    c.add_argument("folder", metavar="FOLDER", help="as save_pretrained writes it, with .safetensors weights")
+    c.add_argument("--out", metavar="RUN", required=True, help="folder of the run")
+    c.set_defaults(command=run_import)
+
+    c = commands.add_parser("export", help="write a run as a folder that Hugging Face diffusers opens",
+                            epilog="example: scratchdiff export runs/digits --out digits-for-diffusers")  # fmt: skip
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz, of a U-Net without patches")
+    c.add_argument("--out", metavar="FOLDER", required=True, help="folder to write")
+    c.set_defaults(command=run_export)
 
     c = commands.add_parser("gradcheck", help="every op's gradient against finite differences",
                             epilog="example: scratchdiff gradcheck --param 'down.0.conv1.w[0,0,3,2]'")  # fmt: skip
     c.add_argument("--param", metavar="NAME[INDEX]", help='one number of the yardstick U-Net, "down.0.conv1.w[0,0,3,2]"')
     c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     c.set_defaults(command=run_gradcheck)
 
     c = commands.add_parser("info", help="versions, processor, BLAS, threads: for a bug report",
@@ -181,6 +197,9 @@ def with_options(recipe: dict, args) -> dict:
     if args.channels:
         width = "ch" if recipe["network"] == "UNet" else "width"
         recipe["network_args"] = recipe["network_args"] | {width: args.channels}
+    if args.patch_size:
+        require(recipe["network"] != "MLP", "train: points have no patches", patch_size=args.patch_size)
+        recipe["network_args"] = recipe["network_args"] | dict(patch_size=args.patch_size)
     return recipe
 
 
@@ -286,25 +305,52 @@ def edited(args, rng):
 
 def run_evaluate(args) -> None:
     """Print what `metrics.judge` says of a run's digits or of a file of images, and the bound of a run."""
+    say, report = silent if args.json else print, {}
+    if args.run.endswith(".npy"):
+        report["samples"] = judge_samples(load_images(args.run), say)
+    else:
+        _, _, settings = load_run(args.run)
+        if args.n and [settings["network_args"].get(key) for key in ("image_size", "in_channels")] == [28, 1]:
+            rng = np.random.default_rng(args.seed)
+            x = draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance)
+            report["samples"] = judge_samples(np.clip(x, -1, 1), say)
+        if args.bound:
+            report["bound"] = measure_bound(args, say)
+        if args.ode:
+            report["ode"] = measure_likelihood(args, say)
+    if args.json:
+        print_json(report)
+
+
+def silent(text: str = "") -> None:
+    """Stands in for `print` where the output is JSON."""
+
+
+def print_json(report: dict) -> None:
+    """Print a report as one JSON object; what is not finite, such as the precision of three samples, is null."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple, np.ndarray)):
+            return [plain(each) for each in value]
+        value = value.item() if isinstance(value, np.generic) else value
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    print(json.dumps(plain(report), indent=2))
+
+
+def judge_samples(x, say) -> dict:
+    """Say what `metrics.judge` finds of images, and return it."""
     from scratchdiff.metrics import judge
 
-    if args.run.endswith(".npy"):
-        x = load_images(args.run)
-        print(f"{len(x)} samples: {judge(x)}")
-        return
-    _, _, settings = load_run(args.run)
-    if args.n and [settings["network_args"].get(key) for key in ("image_size", "in_channels")] == [28, 1]:
-        rng = np.random.default_rng(args.seed)
-        x = np.clip(draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance), -1, 1)
-        print(f"{len(x)} samples: {judge(x)}")
-    if args.bound:
-        print_bound(args)
-    if args.ode:
-        print_likelihood(args)
+    found = judge(x)
+    say(f"{len(x)} samples: {found}")
+    return dict(n=len(x)) | found._asdict() | dict(nearest=np.median(found.nearest))
 
 
-def print_bound(args) -> None:
-    """Print the variational bound of a run in bits/dim, term by term, and draw it by t into the run's folder."""
+def measure_bound(args, say) -> dict:
+    """Say the variational bound of a run in bits/dim, term by term, draw it by t into the run's folder, and return it."""
     from scratchdiff.plots import save_bound
     from scratchdiff.progress import watch_batches
 
@@ -322,18 +368,21 @@ def print_bound(args) -> None:
 
     each = bound.nats / (bound.dims * np.log(2))
     given = " given the digit" if use_labels else ""
-    print(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
-          f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
+    say(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
+        f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
     if use_labels:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
         unaided = bound.bits_per_dim + np.log2(classes) / bound.dims
-        print(f"not given it, at most {unaided:.3f}: naming one of {classes} costs {np.log2(classes):.1f} bits more")
+        say(f"not given it, at most {unaided:.3f}: naming one of {classes} costs {np.log2(classes):.1f} bits more")
     path = Path(args.run) / "bound.png"
     save_bound(path, {f"{bound.bits_per_dim:.2f} bits/dim": bound}, f"What {name} cost {args.run}, step by step")
-    print(f"{path} shows it by t")
+    say(f"{path} shows it by t")
+    return dict(n=len(x0), data=name, bits_per_dim=bound.bits_per_dim, standard_error=bound.standard_error,
+                given_labels=use_labels, L_0=each[0], L_between=each[1:-1].sum(), L_T=each[-1])  # fmt: skip
 
 
-def print_likelihood(args) -> None:
-    """Print the likelihood of examples under a run's ODE: nats of points, exactly; for images a bound in bits/dim."""
+def measure_likelihood(args, say) -> dict:
+    """Say the likelihood of examples under a run's ODE, and return it: nats of points, exactly; for images a bound in
+    bits/dim."""
     from scratchdiff.progress import watch_batches
 
     model, diffusion, settings = load_run(args.run)
@@ -356,29 +405,36 @@ def print_likelihood(args) -> None:
         if points
         else f"bits/dim{' given the digit' if use_labels else ''}, a bound in the mean, up to the probes' noise"
     )
-    print(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {values.std() / np.sqrt(len(values)):.3f} {unit}")
+    error = values.std() / np.sqrt(len(values))
+    say(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {error:.3f} {unit}")
+    return dict(n=len(x0), data=name, unit="nats" if points else "bits/dim", mean=values.mean(), standard_error=error)
 
 
 def run_gradcheck(args) -> None:
     """Print a row for each example of an op. Raises ValueError if one is off by more than 1e-7."""
-    rng = np.random.default_rng(args.seed)
+    rng, say = np.random.default_rng(args.seed), silent if args.json else print
     if args.param:
-        return check_parameter(args.param, rng)
-    print(f"{'op':<29}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
-    worst = 0.0
+        report = check_parameter(args.param, rng, say)
+        return print_json(report) if args.json else None
+    rows = []
+    say(f"{'op':<29}{'shapes':<44}{'largest relative error':>24}{'ms':>8}")
     for example in EXAMPLES:
         began = time.perf_counter()
         error = gradcheck(example.f, *example.inputs(rng), rng=rng)
         shapes = " ".join("×".join(map(str, shape)) for shape in example.shapes)
-        print(f"{example.name:<29}{shapes:<44}{error:>24.1e}{1e3 * (time.perf_counter() - began):>8.0f}")
-        worst = max(worst, error)
-    print(f"{len(EXAMPLES)} examples, float64 central differences; largest error {worst:.1e}")
+        rows.append(dict(op=example.name, shapes=example.shapes, error=error, ms=1e3 * (time.perf_counter() - began)))
+        say(f"{example.name:<29}{shapes:<44}{error:>24.1e}{rows[-1]['ms']:>8.0f}")
+    worst = max(row["error"] for row in rows)
+    say(f"{len(EXAMPLES)} examples, float64 central differences; largest error {worst:.1e}")
+    if args.json:
+        print_json(dict(examples=rows, largest_error=worst))
     if not worst < 1e-7:
         raise ValueError(f"gradcheck: an op is off by {worst:.1e}, more than 1e-7")
 
 
-def check_parameter(text: str, rng) -> None:
-    """Print dL/dp of one number p of the yardstick U-Net: by the tape, and by central differences of many step sizes.
+def check_parameter(text: str, rng, say) -> dict:
+    """Say dL/dp of one number p of the yardstick U-Net, by the tape and by central differences of many step sizes, and
+    return it.
 
     Raises ValueError for a name or an index that the network does not have."""
     model = UNet(**YARDSTICK, dtype=np.float64, rng=rng)
@@ -403,8 +459,9 @@ def check_parameter(text: str, rng) -> None:
         value = loss()
     tape.backward(value)
     analytic, start = float(p.grad[index]), float(p.data[index])
-    print(f"L = {value.item():.6f}   {text} = {start:.6f}   dL/dp by the tape = {analytic:.12e}\n")
-    print(f"{'step h':>8}{'(L(p+h) − L(p−h))/2h':>24}{'relative error':>18}")
+    rows = []
+    say(f"L = {value.item():.6f}   {text} = {start:.6f}   dL/dp by the tape = {analytic:.12e}\n")
+    say(f"{'step h':>8}{'(L(p+h) − L(p−h))/2h':>24}{'relative error':>18}")
     for exponent in range(1, 11):
         h = 10.0**-exponent
         p.data[index] = start + h
@@ -413,8 +470,38 @@ def check_parameter(text: str, rng) -> None:
         numeric = (above - loss().item()) / (2 * h)
         p.data[index] = start
         error = abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-300)
-        print(f"{h:>8.0e}{numeric:>24.12e}{error:>18.1e}  {'▇' * max(0, round(14 + np.log10(error + 1e-16)))}")
-    print("\nThe error falls as h² while truncation rules, and rises as 1/h once rounding does.")
+        rows.append(dict(h=h, numeric=numeric, error=error))
+        say(f"{h:>8.0e}{numeric:>24.12e}{error:>18.1e}  {'▇' * max(0, round(14 + np.log10(error + 1e-16)))}")
+    say("\nThe error falls as h² while truncation rules, and rises as 1/h once rounding does.")
+    return dict(parameter=text, value=start, loss=value.item(), gradient=analytic, steps=rows)
+
+
+def run_import(args) -> None:
+    """Make a run of a folder of diffusers. Raises ValueError rather than overwrite a run."""
+    from scratchdiff.weights.diffusers import diffusers_recipe, load_recipe
+
+    path = Path(args.out) / CHECKPOINT
+    if path.exists():
+        raise ValueError(f"import: {path} exists; give another --out")
+    recipe = diffusers_recipe(args.folder)
+    model, _ = load_recipe(recipe, args.folder)
+    parameters, rng = model.parameters(), np.random.default_rng(0)
+    with claimed(path.parent):
+        save_checkpoint(path, model, EMA(parameters), Adam(parameters), rng, 0, recipe | dict(data=None))
+    print(f"{model.num_parameters():,} parameters in {path.parent}; `scratchdiff sample {path.parent}` draws from it")
+
+
+def run_export(args) -> None:
+    """Write a run as a folder of diffusers. Raises ValueError rather than overwrite one."""
+    from scratchdiff.weights.diffusers import save_diffusers
+
+    out = Path(args.out)
+    if (out / "model_index.json").exists():
+        raise ValueError(f"export: {out} holds a pipeline already; give another --out")
+    model, diffusion, _ = load_run(args.run)
+    save_diffusers(out, model, diffusion)
+    opens = "UNet2DModel.from_pretrained, subfolder 'unet', with class_labels" if model.num_classes else "DDPMPipeline"
+    print(f"{model.num_parameters():,} parameters in {out}; diffusers opens it: {opens}")
 
 
 VECTORS = {"AVX-512": "avx512f", "AVX2": "avx2", "AVX": "avx", "SSE4.2": "sse4.2", "NEON": "neon"}  # LLVM's names

@@ -10,15 +10,22 @@ from types import SimpleNamespace
 from tqdm import tqdm
 
 
-def quiet() -> dict:
-    """tqdm's settings where the output is no terminal: a line now and then, for a log."""
-    return {} if sys.stderr.isatty() else dict(mininterval=60.0, maxinterval=60.0)
+class OneLine(tqdm):
+    """A bar for an output that is no terminal, such as a log: a single line, when it ends."""
+
+    def refresh(self, *args, **settings):
+        """Draws nothing: `close` does, once."""
+
+
+def progress_bar(*args, **settings) -> tqdm:
+    """tqdm's bar on a terminal, and one line elsewhere."""
+    return (tqdm if sys.stderr.isatty() else OneLine)(*args, **settings)
 
 
 def watch_training(steps: Iterator, description="training") -> Iterator:
     """Pass on the TrainSteps of `train`, showing the share done, a running mean of the loss and the time left."""
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=1.0, desc=description, bar_format=form, **quiet()) as bar:
+    with progress_bar(total=1.0, desc=description, bar_format=form) as bar:
         mean = None
         for step in steps:
             mean = step.loss if mean is None else 0.98 * mean + 0.02 * step.loss
@@ -29,12 +36,12 @@ def watch_training(steps: Iterator, description="training") -> Iterator:
 
 def watch_sampling(steps: Iterator, total: int, description="sampling") -> Iterator:
     """Pass on the SamplerSteps of a sampler, showing how many of `total` are done and the time left."""
-    return tqdm(steps, total=total, desc=description, unit="step", **quiet())
+    return progress_bar(steps, total=total, desc=description, unit="step")
 
 
 def watch_batches(batches, description: str) -> Iterator:
     """Pass on the items of a sequence, showing how many are done and the time left."""
-    return tqdm(batches, desc=description, unit="batch", **quiet())
+    return progress_bar(batches, desc=description, unit="batch")
 
 
 @contextmanager

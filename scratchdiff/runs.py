@@ -56,8 +56,11 @@ def load_images(path) -> np.ndarray:
     return images.astype(np.float32)
 
 
-def examples(data: str, n: int, data_dir, rng, image_size=None) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """(at most n examples of `data`, their labels or None, what they are): what `evaluate` computes the bound of."""
+def examples(data: str | None, n: int, data_dir, rng, image_size=None) -> tuple[np.ndarray, np.ndarray | None, str]:
+    """(at most n examples of `data`, their labels or None, what they are): what `evaluate` computes the bound of.
+
+    Raises ValueError for None, the data of a run that was imported."""
+    require(data is not None, "examples: this run was imported, and nothing says what it was trained on: give --bound 0")
     if data.startswith("toy:"):
         return toy(data.removeprefix("toy:"), n, rng), None, f"new points of {data}"
     if data in ("mnist", "fashion"):

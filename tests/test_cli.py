@@ -1,5 +1,6 @@
 """The command line does what its help says, and each mistake of a user ends in one line."""
 
+import json
 import re
 import subprocess
 import sys
@@ -234,13 +235,56 @@ def test_a_folder_of_pictures_trains_and_is_judged(rng):
     assert main(["evaluate", "runs/photos", "--bound", "2", "--draws", "2"]) == 0
 
 
+def test_a_run_goes_out_to_diffusers_and_comes_back_as_a_run_that_draws_the_same_samples(capsys):
+    pytest.importorskip("safetensors")
+    assert main(["train", "mnist", "--out", "run", "--steps", "2", "--patch-size", "1"]) == 0
+    assert main(["export", "run", "--out", "folder"]) == 0 and main(["import", "folder", "--out", "back"]) == 0
+    assert "class_labels" in capsys.readouterr().out  # DDPMPipeline gives none
+    options = ["-n", "3", "--steps", "2", "--guidance", "0", "--label", "4"]
+    assert main(["sample", "run", *options]) == 0 and main(["sample", "back", *options]) == 0
+    np.testing.assert_allclose(np.load("back/samples.npy"), np.load("run/samples.npy"), atol=1e-4)
+    assert main(["import", "folder", "--out", "back"]) == 2 and main(["export", "run", "--out", "folder"]) == 2
+    refused = capsys.readouterr().err
+    assert "back/model.npz exists" in refused and "folder holds a pipeline already" in refused
+    assert main(["evaluate", "back", "-n", "4", "--steps", "2"]) == 2
+    assert "imported, and nothing says what it was trained on" in capsys.readouterr().err
+
+
+def test_export_says_what_stands_in_the_way(mnist_run, capsys):
+    assert main(["export", mnist_run, "--out", "folder"]) == 2
+    assert "UNet2DModel has no patches (patch_size 2); train with --patch-size 1" in capsys.readouterr().err
+    assert not Path("folder").exists()
+
+
+def test_json_is_one_object_with_the_figures_that_are_printed_otherwise(mnist_run, capsys):
+    options = [mnist_run, "-n", "3", "--steps", "2", "--bound", "2", "--draws", "2"]
+    capsys.readouterr()
+    assert main(["evaluate", *options]) == 0
+    text = capsys.readouterr().out
+    assert main(["evaluate", *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"samples", "bound"} and report["samples"]["precision"] is None  # of three samples
+    assert f"Fréchet distance {report['samples']['frechet']:.2f}" in text
+    assert f"{report['bound']['bits_per_dim']:.3f} ± {report['bound']['standard_error']:.3f} bits/dim" in text
+    assert main(["gradcheck", "--param", "conv_in.b[3]", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["steps"]) == 10 and min(step["error"] for step in report["steps"]) < 1e-6
+
+
+def test_a_log_gets_one_line_for_each_bar(mnist_run):
+    command = [sys.executable, "-m", "scratchdiff", "sample", mnist_run, "-n", "300", "--steps", "2"]
+    lines = subprocess.run(command, capture_output=True, check=True).stderr.splitlines()
+    bars = [line for line in lines if line]  # each begins with a carriage return
+    assert len(bars) == 2 and all(b"100%" in line for line in bars)  # 250 samples, and 50
+
+
 def test_info_names_versions_processor_blas_threads_and_cache(capsys):
     assert main(["info"]) == 0
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert rows == ["scratchdiff", "Python", "packages", "processor", "OpenBLAS", "threads", "kernels", "cache"]
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "gradcheck", "info"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "import", "export", "gradcheck", "info"])
 def test_each_commands_help_ends_with_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
