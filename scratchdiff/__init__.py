@@ -21,6 +21,7 @@ The files are chapters, and each imports only from the ones before it:
     parallel.py     training on many processes, by MPI
     progress.py     progress bars
     runs.py         a run's folder
+    checkup/        what is wrong with my diffusion model?
     plots.py        pictures
     cli.py          the command line
 
@@ -31,6 +32,7 @@ from importlib import import_module
 
 from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
+from scratchdiff.checkup import checkup
 from scratchdiff.diffusion import (
     SAMPLERS,
     VESDE,
@@ -95,7 +97,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle",
            "SAMPLERS", "Schedule", "SubVPSDE", "Tape", "Tensor", "UNet", "VESDE", "VPSDE", "annealed_langevin_steps",
-           "classifier_guided", "constant_schedule", "cosine_schedule", "data", "ddim_flow", "ddim_inverse_steps",
+           "checkup", "classifier_guided", "constant_schedule", "cosine_schedule", "data", "ddim_flow", "ddim_inverse_steps",
            "ddim_steps", "ddpm_steps", "diffusion", "dpm_steps", "dps_steps", "dsm_loss", "first_sigma",
            "geometric_sigmas", "gradcheck", "guided", "heun_steps", "inpaint_steps", "ism_loss", "jsd_schedule",
            "linear_schedule", "load_diffusers", "load_openai", "min_snr_weights", "nn", "ode_log_prob", "ode_steps",

@@ -23,6 +23,7 @@ from scratchdiff import kernels, parallel
 from scratchdiff.autograd import Tape
 from scratchdiff.checkpoint import claimed, load_checkpoint, restore, save_checkpoint
 from scratchdiff.checks import require
+from scratchdiff.checkup.run import checkup_run
 from scratchdiff.data import random_flips
 from scratchdiff.diffusion import SAMPLERS, Bound, bits_per_dim, dequantised, ode_log_prob
 from scratchdiff.diffusion.gaussian import PREDICTIONS, VARIANCES
@@ -137,6 +138,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("run", metavar="RUN", help="folder with a model.npz, of a U-Net without patches")
     c.add_argument("--out", metavar="FOLDER", required=True, help="folder to write")
     c.set_defaults(command=run_export)
+
+    c = commands.add_parser("checkup", help="what is wrong with a run? Its schedule, loss, network, sampler and data",
+                            epilog="example: scratchdiff checkup runs/mnist")  # fmt: skip
+    c.add_argument("run", metavar="RUN", help="folder with a model.npz, or mnist: the weights that come with the package")
+    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files, in place of the embedded digits")
+    c.add_argument("--seed", type=int, default=0)
+    c.set_defaults(command=run_checkup)
 
     c = commands.add_parser("gradcheck", help="every op's gradient against finite differences",
                             epilog="example: scratchdiff gradcheck --param 'down.0.conv1.w[0,0,3,2]'")  # fmt: skip
@@ -408,6 +416,13 @@ def measure_likelihood(args, say) -> dict:
     error = values.std() / np.sqrt(len(values))
     say(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {error:.3f} {unit}")
     return dict(n=len(x0), data=name, unit="nats" if points else "bits/dim", mean=values.mean(), standard_error=error)
+
+
+def run_checkup(args) -> int:
+    """Print what `checkup_run` finds; exit code 1 if it finds anything."""
+    findings = checkup_run(args.run, np.random.default_rng(args.seed), args.data_dir)
+    print(findings)
+    return 1 if findings else 0
 
 
 def run_gradcheck(args) -> None:

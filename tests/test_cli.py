@@ -44,6 +44,20 @@ def test_train_sample_and_evaluate_on_mnist(mnist_run, capsys, tmp_path):
     assert (tmp_path / "run" / "bound.png").exists()
 
 
+def test_checkup_finds_nothing_in_a_run_of_points_and_says_what_it_could_not_do(capsys):
+    assert main(["train", "toy:moons", "--out", "moons", "--steps", "300", "--channels", "16"]) == 0
+    assert main(["checkup", "moons"]) == 0
+    out = capsys.readouterr().out
+    assert "0 findings; 28 checks passed" in out and "it needs gradient_checker: checker_can_fail" in out
+
+
+def test_checkup_of_a_run_that_cannot_learn_says_so_and_exits_with_1(capsys):
+    assert main(["train", "toy:moons", "--out", "moons", "--steps", "30", "--channels", "8", "--lr", "1e-9"]) == 0
+    assert main(["checkup", "moons"]) == 1
+    out = capsys.readouterr().out
+    assert "✗ losses: the loss is stuck" in out and "✗ train_step: it cannot learn one batch by heart" in out
+
+
 def bits(text):
     """(bits/dim, its parts L_0, the middle, L_T) as `evaluate` printed them."""
     found = re.search(r"([-\d.]+) ± [\d.]+ bits/dim.* = L_0 ([-\d.]+) \+ L_1..L_T-1 ([\d.]+) \+ L_T (\S+)", text)

@@ -57,6 +57,17 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.op(lambda x: (x * 1j, None))(sd.Tensor(1.0)), "complex128"),
         (lambda: sd.op(lambda x: (x.astype("f8"), None))(sd.Tensor(V)), "one dtype"),
     ],
+    "checkup": [
+        (lambda: sd.checkup(), "checkup: nothing to check"),
+        (lambda: sd.checkup(loss=3), "checkup: loss must be a function, got 3"),
+        (lambda: sd.checkup(schedule=M), r"schedule must be a Schedule or β_1..β_T, got float64 of shape \(2, 3\)"),
+        (lambda: sd.checkup(alpha_bar=M), r"alpha_bar must be a vector, got float64 of shape \(2, 3\)"),
+        (lambda: sd.checkup(losses=[]), "losses must be a vector"),
+        (lambda: sd.checkup(data=V), r"data must be \(n, ...\), got float32 of shape \(6,\)"),
+        (lambda: sd.checkup(parameters={"w": [1.0]}), "parameter w must be a writable array of floats"),
+        (lambda: sd.checkup(loss=D.loss, predict="noise"), "predict must be one of .*got 'noise'"),
+        (lambda: sd.checkup(loss=D.loss, first_t=2), "first_t must be 0 or 1, got 2"),
+    ],
     "gradcheck": [
         (lambda: sd.gradcheck(ops.exp), "nothing to check"),
         (lambda: sd.gradcheck(ops.exp, sd.Tensor(V)), "float32"),

@@ -12,7 +12,7 @@ import scratchdiff
 
 PACKAGE = Path(scratchdiff.__file__).parent
 ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "recompute", "diffusion", "data",
-         "recipes", "train", "checkpoint", "metrics", "weights", "parallel", "progress", "runs", "plots", "cli",
+         "recipes", "train", "checkpoint", "metrics", "weights", "parallel", "progress", "runs", "checkup", "plots", "cli",
          "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library
     "kernels": {"numba", "scipy", "llvmlite"},
@@ -20,6 +20,7 @@ LIBRARIES = {  # beyond NumPy and the standard library
     "diffusion": {"scipy"},
     "data": {"matplotlib", "tqdm", "PIL"},
     "metrics": {"scipy"},
+    "checkup": {"scipy"},
     "parallel": {"mpi4py"},
     "weights": {"safetensors"},  # an optional extra
     "plots": {"matplotlib", "PIL"},
