@@ -9,7 +9,8 @@ The files are chapters, and each imports only from the ones before it:
     ops/            every op: forward and hand-derived backward side by side
     nn/             layers, the MLP, the U-Net, the Transformer: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates
-    trace.py        watchers of the tape: where did the first NaN arise?
+    trace.py        watchers of the tape: where did the first NaN arise? everything that a step computed
+    page/           a trace as a page in the browser
     recompute.py    an op that keeps nothing and computes it again
     diffusion/      the noise schedule, the process, its losses and its bound, the samplers, the oracle, the likelihood
     data/           points in the plane, MNIST
@@ -91,7 +92,9 @@ from scratchdiff.diffusion import (
 from scratchdiff.gradcheck import gradcheck
 from scratchdiff.nn import MLP, DiT, UNet
 from scratchdiff.optim import EMA, Adam
+from scratchdiff.page import save_page
 from scratchdiff.recompute import recompute
+from scratchdiff.trace import trace, trace_step
 
 __version__ = "0.1.0"
 
@@ -102,13 +105,13 @@ __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusio
            "geometric_sigmas", "gradcheck", "guided", "heun_steps", "inpaint_steps", "ism_loss", "jsd_schedule",
            "linear_schedule", "load_diffusers", "load_openai", "min_snr_weights", "nn", "ode_log_prob", "ode_steps",
            "op", "ops", "pc_steps", "pretrained", "quadratic_schedule", "ratio_for_overlap", "recompute",
-           "reconstruction_guided", "sample_ddim", "sample_ddpm", "save_diffusers", "sde_log_prob", "sde_loss",
+           "reconstruction_guided", "sample_ddim", "sample_ddpm", "save_diffusers", "save_page", "sde_log_prob", "sde_loss",
            "sde_ode_sample", "sde_steps", "sdedit_steps", "self_conditioned", "self_conditioned_loss",
            "sigmoid_alpha_bar_schedule", "sigmoid_beta_schedule", "ssm_loss", "step_for_ladder",
-           "super_resolution_loss", "super_resolved", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
+           "super_resolution_loss", "super_resolved", "trace", "trace_step", "vlb_loss", "zero_terminal_snr"]  # fmt: skip
 
 
-LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "trace", "train", "weights"
+LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "train", "weights"
 WEIGHTS = {"load_diffusers": "diffusers", "load_openai": "openai", "pretrained": "pretrained", "save_diffusers": "diffusers"}
 
 

@@ -4,6 +4,7 @@ Whatever goes wrong ends in one line on stderr and exit code 2; Ctrl-C and SIGTE
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -11,7 +12,6 @@ import re
 import shlex
 import sys
 import time
-import zlib
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,10 @@ from scratchdiff.gradcheck import fill_zeros, gradcheck
 from scratchdiff.nn import UNet
 from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
+from scratchdiff.page import save_page
 from scratchdiff.recipes import LOSSES, MNIST, SCHEDULES, TOY, YARDSTICK, build, build_loss, with_network, with_variance
-from scratchdiff.runs import CHECKPOINT, draw, edit, examples, load_data, load_images, load_run
+from scratchdiff.runs import CHECKPOINT, at_step, crc, draw, edit, examples, load_data, load_images, load_run
+from scratchdiff.trace import trace_step
 from scratchdiff.train import train
 
 
@@ -146,6 +148,21 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0)
     c.set_defaults(command=run_checkup)
 
+    c = commands.add_parser("tape", help="a training step, op by op and gradient by gradient, as a page for the browser",
+                            epilog="example: scratchdiff tape mnist --t 10 --compare t=900 --out tape.html")  # fmt: skip
+    c.add_argument("run", metavar="RUN", nargs="?", help="folder with a model.npz, or mnist: the weights that come with the "
+                   "package (default: the U-Net on which speed is measured)")  # fmt: skip
+    c.add_argument("--step", type=positive_int, metavar="N", help="of the run's training, which is repeated up to there "
+                   "(default: the next one; without RUN the 20th)")  # fmt: skip
+    c.add_argument("--t", type=positive_int, help="the timestep of every example (default: drawn, as in training)")
+    c.add_argument("-n", type=positive_int, help="examples of the batch (8 images, or all points)")
+    c.add_argument("--compare", metavar="WITH", help="a second trace beside it, from the same batch and noise: another RUN, "
+                   "step=N, t=N, or float64")  # fmt: skip
+    c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files, in place of the embedded digits")
+    c.add_argument("--no-check", action="store_true", help="leave out the comparison with finite differences")
+    c.add_argument("--out", metavar="FILE", default="tape.html", help="(%(default)s)")
+    c.set_defaults(command=run_tape)
+
     c = commands.add_parser("gradcheck", help="every op's gradient against finite differences",
                             epilog="example: scratchdiff gradcheck --param 'down.0.conv1.w[0,0,3,2]'")  # fmt: skip
     c.add_argument("--param", metavar="NAME[INDEX]", help='one number of the yardstick U-Net, "down.0.conv1.w[0,0,3,2]"')
@@ -219,8 +236,7 @@ def train_run(args, path, data, labels, recipe, rng, comm=None) -> int:
     from scratchdiff.progress import polite_stop, watch_training
 
     model, diffusion = build(recipe, rng)
-    of_data = zlib.crc32(np.ascontiguousarray(data), 0 if labels is None else zlib.crc32(labels))
-    settings = recipe | dict(data=args.data, data_crc32=of_data, steps=args.steps, seed=args.seed)
+    settings = recipe | dict(data=args.data, data_crc32=crc(data, labels), steps=args.steps, seed=args.seed)
     first = comm is None or comm.rank == 0
     adam, ema = Adam(model.parameters(), recipe["lr"]), EMA(model.parameters() if first else {}, recipe["ema"])
     start, losses, seconds = 0, [], 0.0
@@ -423,6 +439,36 @@ def run_checkup(args) -> int:
     findings = checkup_run(args.run, np.random.default_rng(args.seed), args.data_dir)
     print(findings)
     return 1 if findings else 0
+def run_tape(args) -> None:
+    """Write the page of a training step, or of two side by side."""
+    chosen = dict(run=args.run, step=args.step, t=args.t, dtype="float32")
+    moment = at_step(args.run, args.step, args.data_dir)
+    batch = slice(args.n or (8 if moment.x0.ndim == 4 else None))
+    x0, labels = moment.x0[batch], None if moment.labels is None else moment.labels[batch]
+
+    def traced(moment, chosen):
+        model = moment.model
+        told = labels if getattr(model, "num_classes", None) else None
+        rng = copy.deepcopy(started)
+        name = ", ".join([chosen["run"] or "yardstick", *(f"{key} {chosen[key]}" for key in ("step", "t") if chosen[key])])
+        title = name if chosen["dtype"] == "float32" else f"{name}, {chosen['dtype']}"
+        return trace_step(moment.diffusion, model, x0.astype(model.dtype), rng, labels=told, t=chosen["t"],
+                          loss=moment.loss, check=not args.no_check, title=title)  # fmt: skip
+
+    started = moment.rng
+    first, second = traced(moment, chosen), None
+    if args.compare:
+        other = chosen | condition(args.compare)
+        second = traced(at_step(other["run"], other["step"], args.data_dir, np.dtype(other["dtype"])), other)
+    save_page(first, args.out, second)
+    print(f"{len(first.entries)} ops, {Path(args.out).stat().st_size / 1e6:.1f} MB: open {args.out} in a browser")
+
+
+def condition(text: str) -> dict:
+    """What `tape --compare` changes: {"t": 900} for "t=900", {"step": 1}, {"dtype": "float64"}, or {"run": text}."""
+    if match := re.fullmatch(r"(t|step)=(\d+)", text):
+        return {match[1]: int(match[2])}
+    return {"dtype": text} if text in ("float32", "float64") else {"run": text}
 
 
 def run_gradcheck(args) -> None:

@@ -1,16 +1,22 @@
 """A run is a folder with a model.npz: what it was trained on, the model that it holds, and samples drawn from that."""
 
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from scratchdiff.checkpoint import Allotment, load_checkpoint
+from scratchdiff.checkpoint import Allotment, load_checkpoint, restore
 from scratchdiff.checks import require
-from scratchdiff.data import mnist, read_images, read_npy, toy
+from scratchdiff.data import batches, mnist, read_images, read_npy, toy
 from scratchdiff.data.images import open_picture
-from scratchdiff.diffusion import SAMPLERS, guided, inpaint_steps, sdedit_steps
+from scratchdiff.diffusion import SAMPLERS, GaussianDiffusion, guided, inpaint_steps, sdedit_steps
 from scratchdiff.diffusion.samplers import last
-from scratchdiff.recipes import MNIST, TOY, build, for_images
+from scratchdiff.nn import Module
+from scratchdiff.optim import EMA, Adam
+from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, build_loss, for_images
+from scratchdiff.train import train
 from scratchdiff.weights.pretrained import NAMES, load_pretrained
 
 CHECKPOINT = "model.npz"
@@ -86,6 +92,71 @@ def load_run(run) -> tuple:
     model, diffusion = build(meta["settings"], Allotment(sum(a.size for a in groups["ema"].values())))
     model.load(groups["ema"])
     return model, diffusion, meta["settings"]
+
+
+class Moment(NamedTuple):
+    """What a training step starts from: the network as it is then, the step's batch, and the generator of its t and ε."""
+
+    model: Module
+    diffusion: GaussianDiffusion
+    loss: Callable
+    x0: np.ndarray
+    labels: np.ndarray | None
+    rng: np.random.Generator
+
+
+def at_step(run=None, step: int | None = None, data_dir=None, dtype=np.float32) -> Moment:
+    """A training step of a run, about to begin: loss(model, x0, rng, labels=labels) is then the loss that the run sees.
+
+    run: a run's folder, the name of pretrained weights, or None for the yardstick U-Net on the embedded digits with Ho's
+    schedule. step: the training is repeated from its seed up to there, so it takes as long as it did. None: the next step of
+    the run, from its checkpoint; of the yardstick the 20th, because at the first the layers that start at zero let no
+    gradient through. dtype: of the network and the batch.
+    Raises ValueError for a step that the run does not have or cannot repeat, and if its data is no longer what it was."""
+    groups = pretrained = None
+    if run is None:
+        settings = MNIST | dict(network_args=YARDSTICK, schedule="linear", predict="eps", lr=1e-3, data="mnist", seed=0)
+        settings |= dict(steps=1000)
+        step = 20 if step is None else step
+    elif str(run) in NAMES and not Path(run).exists():
+        pretrained, _, settings = load_pretrained(str(run))
+    else:
+        meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
+        settings = meta["settings"]
+        check_settings(settings)
+    settings = (TOY if settings["network"] == "MLP" else MNIST) | settings
+    last_step = settings.get("steps")
+    require(step is None or last_step, f"at_step: {run} was trained for a time, so its steps cannot be repeated", step=step)
+    require(step is None or 1 <= step <= last_step, f"at_step: step must lie in 1..{last_step}", step=step)
+    rng = np.random.default_rng(settings["seed"])
+    data, labels, _ = load_data(settings["data"], data_dir, rng, settings["network_args"].get("image_size"))
+    same = settings.get("data_crc32") in (None, crc(data, labels))
+    require(same, f"at_step: {settings['data']} is no longer the data that {run} was trained on")
+    labels = labels if settings["network_args"].get("num_classes") else None
+    model, diffusion = build(settings, rng)
+    loss, batch_size, accumulate = build_loss(settings, diffusion), settings["batch_size"], settings["accumulate"]
+    adam, ema = Adam(model.parameters(), settings["lr"]), EMA(model.parameters(), settings["ema"])
+    if step is not None:
+        steps = train(model, diffusion, data, adam, ema, rng, labels=labels, loss=loss, steps=last_step,
+                      batch_size=batch_size, accumulate=accumulate)  # fmt: skip
+        for _ in zip(range(step - 1), steps):
+            pass
+    elif pretrained:
+        model = pretrained
+    else:
+        restore(meta, groups, model, ema, adam, rng)
+    drawn = [next(batches(np.arange(len(data)), batch_size, rng)) for _ in range(accumulate)][0]
+    if dtype != np.float32:
+        weights = {name: p.data for name, p in model.parameters().items()}
+        args = settings["network_args"] | dict(dtype=dtype)
+        model, _ = build(settings | dict(network_args=args), np.random.default_rng(0))
+        model.load(weights)
+    return Moment(model, diffusion, loss, data[drawn].astype(dtype), None if labels is None else labels[drawn], rng)
+
+
+def crc(data: np.ndarray, labels: np.ndarray | None) -> int:
+    """A checksum of training data and their labels, by which a run knows its data again."""
+    return zlib.crc32(np.ascontiguousarray(data), 0 if labels is None else zlib.crc32(labels))
 
 
 def check_settings(settings: dict) -> None:

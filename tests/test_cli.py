@@ -14,6 +14,8 @@ from scratchdiff import recipes
 from scratchdiff.checkpoint import load_checkpoint
 from scratchdiff.cli import main
 from scratchdiff.diffusion import SAMPLERS
+from scratchdiff.page import save_page
+from scratchdiff.runs import at_step
 
 TINY_UNET = dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), groups=4, patch_size=2)
 
@@ -292,13 +294,60 @@ def test_a_log_gets_one_line_for_each_bar(mnist_run):
     assert len(bars) == 2 and all(b"100%" in line for line in bars)  # 250 samples, and 50
 
 
+def test_a_step_of_a_run_is_repeated_as_it_was(mnist_run):
+    losses = load_checkpoint(Path("run/model.npz"))[0]["losses"]
+    for step in (1, 4):
+        moment = at_step(mnist_run, step)
+        assert moment.loss(moment.model, moment.x0, moment.rng, labels=moment.labels).item() == losses[step - 1]
+
+
+def test_the_next_step_of_a_run_is_the_one_that_it_takes_when_it_goes_on(mnist_run, monkeypatch):
+    moment = at_step(mnist_run)
+    value = moment.loss(moment.model, moment.x0, moment.rng, labels=moment.labels).item()
+    monkeypatch.setattr("scratchdiff.cli.check_same", lambda *args: None)  # of the number of steps in all
+    assert main(["train", "mnist", "--out", "run", "--steps", "5", "--resume"]) == 0
+    assert load_checkpoint(Path("run/model.npz"))[0]["losses"][4] == value
+
+
+def test_a_step_of_a_run_whose_data_changed_or_that_it_did_not_take_is_refused(mnist_run, monkeypatch, capsys):
+    assert main(["tape", mnist_run, "--step", "5"]) == 2 and main(["tape", "mnist", "--step", "2"]) == 2
+    monkeypatch.setattr("scratchdiff.runs.mnist", lambda *args: (np.zeros((9, 28, 28, 1), np.float32), np.zeros(9, int)))
+    assert main(["tape", mnist_run, "--step", "1"]) == 2
+    errors = capsys.readouterr().err
+    assert "step must lie in 1..4, got 5" in errors and "mnist was trained for a time" in errors
+    assert "mnist is no longer the data that run was trained on" in errors
+
+
+@pytest.mark.parametrize("other, title", [("t=4", "run, t 4"), ("float64", "run, float64"), ("step=1", "run, step 1")])
+def test_tape_writes_the_page_of_a_step_beside_another(other, title, mnist_run, capsys, monkeypatch):
+    saved = []
+    monkeypatch.setattr("scratchdiff.cli.save_page", lambda *args: saved.append(args) or save_page(*args))
+    assert main(["tape", mnist_run, "-n", "2", "--no-check", "--compare", other, "--out", "pages/tape.html"]) == 0
+    ((first, _, second),) = saved
+    assert (first.title, second.title) == ("run", title)
+    np.testing.assert_allclose(second.asked.eps, first.asked.eps, atol=1e-4)  # the same batch and noise
+    np.testing.assert_allclose(second.asked.x0, first.asked.x0)
+    text = Path("pages/tape.html").read_text(encoding="utf-8")
+    assert text.count("data-op=") == len(first.entries)
+    assert f"{len(first.entries)} ops" in capsys.readouterr().out
+
+
+def test_tape_writes_the_page_of_points_and_of_the_yardstick(monkeypatch):
+    assert main(["train", "toy:moons", "--steps", "2"]) == 0
+    assert main(["tape", "runs/toy_moons", "--compare", "runs/toy_moons", "-n", "3"]) == 0
+    assert "data-op" in Path("tape.html").read_text(encoding="utf-8")
+    assert main(["tape", "--step", "1", "-n", "1", "--no-check", "--out", "yardstick.html"]) == 0
+    names = Path("yardstick.html").read_text(encoding="utf-8").count("data-name=")
+    assert names > 150
+
+
 def test_info_names_versions_processor_blas_threads_and_cache(capsys):
     assert main(["info"]) == 0
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert rows == ["scratchdiff", "Python", "packages", "processor", "OpenBLAS", "threads", "kernels", "cache"]
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "import", "export", "gradcheck", "info"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "import", "export", "tape", "gradcheck", "info"])
 def test_each_commands_help_ends_with_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])

@@ -382,6 +382,12 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "pc_steps": [(lambda s=s: sd.pc_steps(D, still, (2, 2), RNG, 5, snr=s), f"snr .*got {s}") for s in (0, -1, np.nan)]
     + [(lambda: sd.pc_steps(D, still, (2, 2), RNG, 11), "1..10, got 11")],
     "ddim_flow": [(lambda: sd.ddim_flow(D, still, M, 0), "ddim_flow: steps must lie in 1..10, got 0")],
+    "trace": [(lambda: sd.trace(lambda: sd.Tensor(V)), r"the loss must be a scalar Tensor, got float32 of shape \(6,\)")],
+    "trace_step": [
+        (lambda t=t: sd.trace_step(D, NET, POINTS, RNG, t=t), r"trace_step: t must be an integer in 1..10, or 5 of them")
+        for t in (0, 11, 2.5, [1, 2], [0] * 5)
+    ],
+    "save_page": [(lambda: sd.save_page("tape", "tape.html"), "save_page: needs a Trace with at least one op, got 'tape'")],
     "recompute": [(lambda: sd.recompute(lambda x: x.data)(sd.Tensor(M)), "f must return a Tensor, got ndarray")],
     "BinomialDiffusion": [(lambda: sd.BinomialDiffusion(0), "T must be a positive integer, got 0")],
     "geometric_sigmas": [(lambda: sd.geometric_sigmas(1, 2, 5), "needs first > last > 0")],

@@ -1,0 +1,105 @@
+"""The source of an op as it stands in its file: its function, the functions that it calls, and the line of each gradient."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FunctionType
+
+from scratchdiff.kernels import FORMULAS
+
+
+def functions_of(f: Callable) -> list[FunctionType]:
+    """f and the functions behind it, in the order in which they are met: of its own file, or marked @op or @kernel.
+
+    A function marked @kernel is shown as its formula in NumPy, whichever twin runs. `check...` functions are left out."""
+    found = [f]
+    for g in found:
+        for name in global_names(g.__code__):
+            h = g.__globals__.get(name)
+            marked = hasattr(h, "on_arrays") or inspect.unwrap(h) is FORMULAS.get(name) if callable(h) else False
+            h = inspect.unwrap(h) if callable(h) else None
+            local = isinstance(h, FunctionType) and h.__code__.co_filename == f.__code__.co_filename
+            if (marked or local) and h not in found and not name.startswith("check"):
+                found.append(h)
+    return found
+
+
+def global_names(code: CodeType) -> list[str]:
+    """The names that a function's code and the functions inside it look up, in order."""
+    inner = [name for const in code.co_consts if isinstance(const, CodeType) for name in global_names(const)]
+    return [*code.co_names, *inner]
+
+
+def describe(f: FunctionType) -> dict:
+    """{name, file, line, text, marks} of a function; marks: {line of the text, from 0: the gradients computed there}.
+
+    Where Python has kept no source, as for a function typed at its prompt, the text says so."""
+    file = Path(f.__code__.co_filename)
+    known = dict(name=f.__name__, file="/".join(file.parts[-2:]), line=f.__code__.co_firstlineno)
+    try:
+        text = textwrap.dedent(inspect.getsource(f))
+        return known | dict(text=text, marks=gradient_lines(text))
+    except (OSError, SyntaxError):
+        return known | dict(text="(Python has kept no source of this function.)", marks={})
+
+
+def gradient_lines(text: str) -> dict[int, list[str]]:
+    """{line, from 0: names of the gradients computed there} for the source of an op or formula.
+
+    Its backward is a function or lambda inside it of one argument, dy, and returns a tuple with a gradient for each argument
+    in order. The line of a gradient is where its entry of the tuple is assigned: dx = ..., dw[u, v] = ..., or the return
+    itself if the entry is an expression."""
+    (function,) = ast.parse(text).body
+    if not isinstance(function, ast.FunctionDef):
+        return {}
+    arguments = function.args.posonlyargs + function.args.args + [function.args.vararg] * bool(function.args.vararg)
+    names = [f"d{a.arg}" for a in arguments]
+    marks = {}
+    for inner in ast.walk(function):
+        if isinstance(inner, (ast.FunctionDef, ast.Lambda)) and [a.arg for a in inner.args.args] == ["dy"]:
+            steps = inner.body if isinstance(inner, ast.FunctionDef) else []
+            results = [s.value for s in steps if isinstance(s, ast.Return)] if steps else [inner.body]
+            for result in results:
+                entries = result.elts if isinstance(result, ast.Tuple) else [result]
+                if any(isinstance(entry, ast.Starred) for entry in entries) or not isinstance(result, ast.Tuple):
+                    marks.setdefault(result.lineno - 1, names)  # one call returns several of the gradients
+                    continue
+                for name, entry in zip(names, entries):
+                    for line in lines_of(base_name(entry), steps) or [entry.lineno]:
+                        marks.setdefault(line - 1, []).append(name)
+    return marks
+
+
+def lines_of(name: str | None, steps: list[ast.stmt]) -> list[int]:
+    """The lines that compute a gradient: the assignments dx = ..., dx[i] = ... or f(dx)[...] += ..., and where it is only a
+    part of another array, as in dx = dxp[1:], those of that array."""
+    found = []
+    for node in [node for step in steps for node in ast.walk(step)]:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        if any(name in changed_names(target) for target in targets) and "_like(" not in ast.unparse(node.value):
+            found.append(node.lineno)  # an array that is only laid out, by zeros_like or empty_like, is no gradient yet
+            if base_name(node.value) != name:
+                found += lines_of(base_name(node.value), [step for step in steps if step.lineno < node.lineno])
+    return found
+
+
+def base_name(node: ast.expr) -> str | None:
+    """The name that an expression begins with: dx of dx, dx[1:] and dx.reshape(shape); None of others."""
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def changed_names(target: ast.expr) -> set[str]:
+    """The names that an assignment may change: a, b for a, b = ..., dw for dw[u, v] = ..., f and dx for f(dx)[i] += ..."""
+    indices = {id(n) for sub in ast.walk(target) if isinstance(sub, ast.Subscript) for n in ast.walk(sub.slice)}
+    return {n.id for n in ast.walk(target) if isinstance(n, ast.Name) and id(n) not in indices}
+
+
+def derivation(f: Callable) -> str:
+    """The head of an op's file, where this package derives its gradients; "" for ops from elsewhere."""
+    module = sys.modules.get(f.__module__)
+    return (module.__doc__ or "") if f.__module__.startswith("scratchdiff.ops.") else ""
