@@ -9,7 +9,7 @@ import numpy as np
 
 from scratchdiff.checkpoint import Allotment, load_checkpoint, restore
 from scratchdiff.checks import require
-from scratchdiff.data import batches, mnist, read_images, read_npy, toy
+from scratchdiff.data import batches, mnist, random_flips, read_images, read_npy, toy
 from scratchdiff.data.images import open_picture
 from scratchdiff.diffusion import SAMPLERS, GaussianDiffusion, guided, inpaint_steps, sdedit_steps
 from scratchdiff.diffusion.samplers import last
@@ -109,49 +109,58 @@ def at_step(run=None, step: int | None = None, data_dir=None, dtype=np.float32) 
     """A training step of a run, about to begin: loss(model, x0, rng, labels=labels) is then the loss that the run sees.
 
     run: a run's folder, the name of pretrained weights, or None for the yardstick U-Net on the embedded digits with Ho's
-    schedule. step: the training is repeated from its seed up to there, so it takes as long as it did. None: the next step of
-    the run, from its checkpoint; of the yardstick the 20th, because at the first the layers that start at zero let no
-    gradient through. dtype: of the network and the batch.
+    schedule. step: the training is repeated by one process from its seed up to there. None: the next step of the run, from
+    its checkpoint; of the yardstick the 20th, because at the first the layers that start at zero let no gradient through.
+    dtype: of the network and the batch.
     Raises ValueError for a step that the run does not have or cannot repeat, and if its data is no longer what it was."""
-    groups = pretrained = None
-    if run is None:
-        settings = MNIST | dict(network_args=YARDSTICK, schedule="linear", predict="eps", lr=1e-3, data="mnist", seed=0)
-        settings |= dict(steps=1000)
-        step = 20 if step is None else step
-    elif str(run) in NAMES and not Path(run).exists():
-        pretrained, _, settings = load_pretrained(str(run))
-    else:
-        meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
-        settings = meta["settings"]
-        check_settings(settings)
-    settings = (TOY if settings["network"] == "MLP" else MNIST) | settings
-    last_step = settings.get("steps")
+    settings, resume = origin(run)
+    step, last_step = (20 if step is None and run is None else step), settings.get("steps")
     require(step is None or last_step, f"at_step: {run} was trained for a time, so its steps cannot be repeated", step=step)
     require(step is None or 1 <= step <= last_step, f"at_step: step must lie in 1..{last_step}", step=step)
-    rng = np.random.default_rng(settings["seed"])
-    data, labels, _ = load_data(settings["data"], data_dir, rng, settings["network_args"].get("image_size"))
+    require(settings["data"] is not None, f"at_step: {run} was imported, and nothing says what it was trained on")
+
+    # as the command line trains, so that the generator draws the same
+    rng, args = np.random.default_rng(settings["seed"]), settings["network_args"]
+    data, labels, _ = load_data(settings["data"], data_dir, rng, args.get("image_size"))
     same = settings.get("data_crc32") in (None, crc(data, labels))
     require(same, f"at_step: {settings['data']} is no longer the data that {run} was trained on")
-    labels = labels if settings["network_args"].get("num_classes") else None
+    labels = labels if args.get("num_classes") else None
     model, diffusion = build(settings, rng)
-    loss, batch_size, accumulate = build_loss(settings, diffusion), settings["batch_size"], settings["accumulate"]
     adam, ema = Adam(model.parameters(), settings["lr"]), EMA(model.parameters(), settings["ema"])
-    if step is not None:
-        steps = train(model, diffusion, data, adam, ema, rng, labels=labels, loss=loss, steps=last_step,
-                      batch_size=batch_size, accumulate=accumulate)  # fmt: skip
+    loss, augment = build_loss(settings, diffusion), random_flips if settings["flip"] else None
+    drawn = {key: settings[key] for key in ("batch_size", "accumulate")}
+    if step is None:
+        resume(model, ema, adam, rng)
+    else:
+        how = dict(labels=labels, loss=loss, augment=augment, **drawn)
+        steps = train(model, diffusion, data, adam, ema, rng, steps=last_step, **how)
         for _ in zip(range(step - 1), steps):
             pass
-    elif pretrained:
-        model = pretrained
-    else:
-        restore(meta, groups, model, ema, adam, rng)
-    drawn = [next(batches(np.arange(len(data)), batch_size, rng)) for _ in range(accumulate)][0]
+    indices = batches(np.arange(len(data)), drawn["batch_size"], rng)
+    batch, *_ = [next(indices) for _ in range(drawn["accumulate"])]
+    x0 = data[batch] if augment is None else augment(data[batch], rng)
     if dtype != np.float32:
         weights = {name: p.data for name, p in model.parameters().items()}
-        args = settings["network_args"] | dict(dtype=dtype)
-        model, _ = build(settings | dict(network_args=args), np.random.default_rng(0))
+        model, _ = build(settings | dict(network_args=args | dict(dtype=dtype)), np.random.default_rng(0))
         model.load(weights)
-    return Moment(model, diffusion, loss, data[drawn].astype(dtype), None if labels is None else labels[drawn], rng)
+    return Moment(model, diffusion, loss, x0.astype(dtype), None if labels is None else labels[batch], rng)
+
+
+def origin(run) -> tuple[dict, Callable | None]:
+    """(settings, resume) of a run, of pretrained weights by their name, or for None of the yardstick.
+
+    resume(model, ema, adam, rng) puts the saved state into those; None for the yardstick, of which none is saved."""
+    if run is None:
+        of_ho = dict(schedule="linear", predict="eps", lr=1e-3)
+        return MNIST | of_ho | dict(network_args=YARDSTICK, data="mnist", seed=0, steps=1000), None
+    if str(run) in NAMES and not Path(run).exists():
+        pretrained, _, settings = load_pretrained(str(run))
+        weights = {name: p.data for name, p in pretrained.parameters().items()}
+        return MNIST | settings, lambda model, ema, adam, rng: model.load(weights)
+    meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
+    check_settings(meta["settings"])
+    recipe = TOY if meta["settings"]["network"] == "MLP" else MNIST
+    return recipe | meta["settings"], lambda *parts: restore(meta, groups, *parts)
 
 
 def crc(data: np.ndarray, labels: np.ndarray | None) -> int:
