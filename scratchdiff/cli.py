@@ -439,6 +439,8 @@ def run_checkup(args) -> int:
     findings = checkup_run(args.run, np.random.default_rng(args.seed), args.data_dir)
     print(findings)
     return 1 if findings else 0
+
+
 def run_tape(args) -> None:
     """Write the page of a training step, or of two side by side."""
     chosen = dict(run=args.run, step=args.step, t=args.t, dtype="float32")
