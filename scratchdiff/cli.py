@@ -33,7 +33,18 @@ from scratchdiff.ops.examples import EXAMPLES
 from scratchdiff.optim import EMA, Adam
 from scratchdiff.page import save_page
 from scratchdiff.recipes import LOSSES, MNIST, SCHEDULES, TOY, YARDSTICK, build, build_loss, with_network, with_variance
-from scratchdiff.runs import CHECKPOINT, at_step, crc, draw, edit, examples, load_data, load_images, load_run
+from scratchdiff.runs import (
+    CHECKPOINT,
+    at_step,
+    crc,
+    draw,
+    edit,
+    examples,
+    idx_images,
+    load_data,
+    load_images,
+    load_run,
+)
 from scratchdiff.trace import trace_step
 from scratchdiff.train import train
 
@@ -123,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--ode", type=count, default=0, metavar="N", help="examples whose log-density to compute by the "
                    "probability-flow ODE, slowly; for images a bound in the mean (%(default)s)")  # fmt: skip
     c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test images, and "
-                   "without, of the embedded training digits")  # fmt: skip
+                   "without, of the embedded training digits; a run of fashion needs them")  # fmt: skip
     c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
     c.add_argument("--seed", type=int, default=0)
     c.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
@@ -337,7 +348,7 @@ def run_evaluate(args) -> None:
         if args.n and [settings["network_args"].get(key) for key in ("image_size", "in_channels")] == [28, 1]:
             rng = np.random.default_rng(args.seed)
             x = draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance)
-            report["samples"] = judge_samples(np.clip(x, -1, 1), say)
+            report["samples"] = judge_samples(np.clip(x, -1, 1), say, settings["data"], args.data_dir)
         if args.bound:
             report["bound"] = measure_bound(args, say)
         if args.ode:
@@ -364,11 +375,12 @@ def print_json(report: dict) -> None:
     print(json.dumps(plain(report), indent=2))
 
 
-def judge_samples(x, say) -> dict:
-    """Say what `metrics.judge` finds of images, and return it."""
+def judge_samples(x, say, data="mnist", data_dir=None) -> dict:
+    """Say what `metrics.judge` finds of images, and return it. Clothes are judged as such, all else as digits."""
     from scratchdiff.metrics import judge
 
-    found = judge(x)
+    clothes = data == "fashion"
+    found = judge(x, idx_images(data, "train", data_dir)[0], data=data) if clothes else judge(x)
     say(f"{len(x)} samples: {found}")
     return dict(n=len(x)) | found._asdict() | dict(nearest=np.median(found.nearest))
 

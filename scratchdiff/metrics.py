@@ -1,9 +1,9 @@
 """How good are the digits? A small classifier gives them features, and six numbers compare these with those of real digits.
 
 The classifier is built from this package's own layers and trained on the full MNIST training set by demos/classifier.py;
-its weights lie beside this file. Its last hidden layer serves as the space of features in which sets of images are
-compared, as the Inception network does for photographs (Heusel et al. 2017). So these distances rank models on MNIST;
-they are no FID of the literature.
+its weights lie beside this file. A second one knows the clothes of Fashion-MNIST. The last hidden layer serves as the
+space of features in which sets of images are compared, as the Inception network does for photographs (Heusel et al. 2017).
+So these distances rank models on one data set; they are no FID of the literature.
 """
 
 from functools import cache
@@ -19,7 +19,10 @@ from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.data import mnist
 from scratchdiff.nn import Conv2d, GroupNormSiLU, Linear, Module
 
-WEIGHTS = Path(__file__).with_name("classifier.npz")
+WEIGHTS = {
+    "mnist": Path(__file__).with_name("classifier.npz"),
+    "fashion": Path(__file__).with_name("classifier_fashion.npz"),
+}
 CONFIDENT = 0.9
 
 
@@ -47,22 +50,24 @@ class DigitClassifier(Module):
 
 
 @cache
-def load_classifier() -> DigitClassifier:
-    """The trained classifier that the package carries."""
+def load_classifier(data: str = "mnist") -> DigitClassifier:
+    """The trained classifier that the package carries for "mnist" or "fashion". Raises ValueError for another name."""
+    require(data in WEIGHTS, f"load_classifier: there are classifiers of {', '.join(WEIGHTS)}", data=data)
     classifier = DigitClassifier(rng=np.random.default_rng(0))
-    with np.load(WEIGHTS, allow_pickle=False) as arrays:
+    with np.load(WEIGHTS[data], allow_pickle=False) as arrays:
         classifier.load(dict(arrays))
     return classifier
 
 
-def classify(images) -> tuple[np.ndarray, np.ndarray]:
-    """(features (N, 96) float64, class probabilities (N, 10)) of images (N, 28, 28, 1) in [−1, 1], by the classifier.
+def classify(images, data: str = "mnist") -> tuple[np.ndarray, np.ndarray]:
+    """(features (N, 96) float64, class probabilities (N, 10)) of images (N, 28, 28, 1) in [−1, 1], by the classifier of
+    "mnist" or "fashion".
 
-    Raises ValueError for other shapes or values that are not finite."""
+    Raises ValueError for other shapes, values that are not finite, and other data."""
     images = np.asarray(images, np.float32)
     usable = images.ndim == 4 and images.shape[1:] == (28, 28, 1) and len(images) > 0 and np.isfinite(images).all()
     require(usable, f"classify: needs finite images of shape (N, 28, 28, 1), N >= 1, got {images.shape}")
-    classifier = load_classifier()
+    classifier = load_classifier(data)
     parts = [classifier.features(images[i : i + 500]) for i in range(0, len(images), 500)]
     logits = np.concatenate([ops.softmax(classifier.dense(part)).data for part in parts])
     return np.concatenate([part.data for part in parts]).astype(np.float64), logits
@@ -170,14 +175,16 @@ class Judgement(NamedTuple):
         )
 
 
-def judge(samples, digits=None, seed: int = 0) -> Judgement:
+def judge(samples, digits=None, seed: int = 0, data: str = "mnist") -> Judgement:
     """Judge samples (N, 28, 28, 1) in [−1, 1], N ≥ 2, against reference digits (default: the 10,000 embedded ones).
 
     The Fréchet distance is to all reference digits; precision and recall are against N of them (at most), drawn by seed,
-    and NaN for fewer than four samples, which have no third neighbour."""
+    and NaN for fewer than four samples, which have no third neighbour. data: whose classifier judges, "mnist" or "fashion".
+    Raises ValueError for clothes without reference clothes, since none come with the package."""
+    require(digits is not None or data == "mnist", f"judge: {data} needs reference images")
     digits = mnist()[0] if digits is None else digits
-    features, probabilities = classify(samples)
-    real = classify(digits)[0]
+    features, probabilities = classify(samples, data)
+    real = classify(digits, data)[0]
     some = np.random.default_rng(seed).permutation(len(real))[: len(features)]
     enough = min(len(features), len(real)) > 3
     precision, recall = precision_recall(features, real[some]) if enough else (np.nan, np.nan)

@@ -236,8 +236,19 @@ def test_huber_and_flips_are_options_of_train_and_points_cannot_be_flipped(capsy
     assert "random_flips: needs images (N, H, W, C)" in capsys.readouterr().err
 
 
-def test_clothes_need_a_folder(capsys):
+def test_clothes_need_a_folder_and_are_judged_by_their_own_classifier(tmp_path, rng, capsys):
     assert main(["train", "fashion", "--steps", "2"]) == 2
+    assert "fashion: needs --data-dir" in capsys.readouterr().err
+    images = bytes([0, 0, 8, 3, 0, 0, 0, 8, 0, 0, 0, 28, 0, 0, 0, 28]) + rng.bytes(8 * 28 * 28)  # IDX: a header, then bytes
+    for split in ("train", "t10k"):
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 8, *range(8)]))
+    folder = ["--data-dir", str(tmp_path)]
+    assert main(["train", "fashion", "--steps", "1", "--channels", "8", "--flip", *folder]) == 0
+    judging = ["evaluate", "runs/fashion", "-n", "4", "--steps", "1", "--bound", "2", "--draws", "1"]
+    assert main([*judging, *folder]) == 0
+    assert "2 test clothes: " in capsys.readouterr().out
+    assert main(judging) == 2
     assert "fashion: needs --data-dir" in capsys.readouterr().err
 
 

@@ -1,5 +1,7 @@
 """The judge is right about digits, and its distance is the one of normal distributions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -16,6 +18,8 @@ from scratchdiff.metrics import (
     sliced_wasserstein,
 )
 
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -27,7 +31,7 @@ def digits():
 def test_the_classifier_is_small_and_knows_the_embedded_digits(digits):
     from scratchdiff.metrics import WEIGHTS
 
-    assert WEIGHTS.stat().st_size < 500_000
+    assert all(path.stat().st_size < 200_000 for path in WEIGHTS.values())
     assert (classify(digits[0])[1].argmax(1) == digits[1]).mean() > 0.99
 
 
@@ -101,6 +105,16 @@ def test_the_judge_sees_a_missing_balance_and_memorised_digits(digits):
     assert ones.classes[1] > 0.98 and ones.balance < 0.05
     np.testing.assert_allclose(ones.nearest, 0, atol=1e-3)
     assert "Fréchet distance" in str(ones) and "confident" in str(ones)
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason=f"needs Fashion-MNIST in {FASHION}")
+def test_the_classifier_of_clothes_knows_them_and_judges_noise_to_be_none(rng):
+    images, labels = sd.data.mnist("test", FASHION)
+    assert (classify(images[:2000], "fashion")[1].argmax(1) == labels[:2000]).mean() > 0.85
+    real, noise = (
+        judge(x, images[:1000], data="fashion") for x in (images[1000:1200], rng.uniform(-1, 1, (200, 28, 28, 1)))
+    )
+    assert real.frechet < 0.1 * noise.frechet and real.recall > 0.5 > noise.recall
 
 
 def test_nearest_digits_finds_the_digit_a_sample_was_made_from(digits, rng):

@@ -615,6 +615,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: metrics.classify(X), "classify: needs finite images"),
         (lambda: metrics.classify(nan((2, 28, 28, 1))), "finite"),
         (lambda: metrics.classify(np.ones((0, 28, 28, 1))), "N >= 1"),
+        (lambda: metrics.classify(np.ones((1, 28, 28, 1)), "cifar"), "classifiers of mnist, fashion, got 'cifar'"),
     ],
     "metrics.frechet_distance": [
         (lambda: metrics.frechet_distance(M, M[:1]), "n, m >= 2"),
@@ -634,7 +635,10 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: metrics.sliced_wasserstein(nan(), POINTS), "finite"),
         (lambda: metrics.sliced_wasserstein(M, M, directions=0), "directions must be a positive integer, got 0"),
     ],
-    "metrics.judge": [(lambda: metrics.judge(X), "classify: needs")],
+    "metrics.judge": [
+        (lambda: metrics.judge(X), "classify: needs"),
+        (lambda: metrics.judge(X, data="fashion"), "judge: fashion needs reference images"),
+    ],
     "metrics.DigitClassifier": [(lambda: metrics.DigitClassifier(rng=RNG)(X), "conv2d: shapes")],
     "metrics.load_classifier": [],  # takes nothing
     "plots.grid": [
