@@ -150,7 +150,7 @@ def speed(diffusion, model, x0, steps, rng):
 def picture(out, errors, between, threes_edited, drawn, share, similar):
     """Left: the error of inversion, and what strength does. Right: paths, edits of a three, and of a sketch."""
     figure = plt.figure(figsize=(14, 8))
-    cells = figure.add_gridspec(2, 2, width_ratios=(1, 1.9), hspace=0.35, wspace=0.25)
+    cells = figure.add_gridspec(2, 2, width_ratios=(1, 2.1), hspace=0.35, wspace=0.4)
     axes = figure.add_subplot(cells[0, 0])
     axes.loglog(list(errors), list(errors.values()), "o-", color=INK, label="measured")
     first = min(errors)
@@ -176,13 +176,13 @@ def picture(out, errors, between, threes_edited, drawn, share, similar):
 
     for name, path in between.items():
         for k in range(2):
-            add(name if k == 0 else "", path[:, k])
+            add(name.replace(" the ", "\nthe ") if k == 0 else "", path[:, k])
     for k in range(3):
         add(
             "a three asked to be an eight" if k == 0 else "",
             np.concatenate([threes[k : k + 1], edited[:, min(k, len(threes) - 1)]]),
         )
-    add("a sketch asked to be a four", np.concatenate([sketch()[None], drawn[:, 0]]))
+    add("a sketch asked\nto be a four", np.concatenate([sketch()[None], drawn[:, 0]]))
     axes.imshow(grid(np.concatenate(rows), columns=wide), cmap="gray", vmin=0, vmax=255)
     strengths = ["source", *[f"{s:g}" for s in STRENGTHS]]
     axes.set(xticks=16 + 30 * np.arange(wide), xticklabels=strengths, xlabel="strength (the last four rows)",
