@@ -288,7 +288,7 @@ def picture(out, found, budgets, rows, names, n):
         at = [
             (i, found[kind, method, b])
             for i, kind in enumerate(kinds)
-            for b in (0, budgets[-1])
+            for b in (0, budgets[1])
             if (kind, method, b) in found
         ]
         at = np.array(at)
