@@ -31,7 +31,7 @@ def guided(model, labels, weight: float, interval=(0, np.inf), rescale: float = 
     plain conditioning, about 1 for clearer samples of less variety. Where it is 0, the second question is not asked.
     interval: (low, high), the t with low ≤ t ≤ high are guided, the others have w = 0   (Kynkäänniemi et al. 2024).
     rescale: φ in [0, 1]; out_w is multiplied by φ std(out(x_t, t, y))/std(out_w) + 1 − φ, the deviations of each sample over
-    all its numbers, so that guidance does not raise the contrast   (Lin et al. 2023, Eq. 14 to 16).
+    all its numbers, so that guidance does not raise the contrast   (Lin et al. 2023, section 3.4).
     A learned variance, in further channels, is that of out(x_t, t, y).
     Raises ValueError for a model without classes, weight < 0, an interval that does not rise, or rescale outside [0, 1];
     the model refuses labels that do not fit.
@@ -91,7 +91,7 @@ def classifier_guided(diffusion, model, classifier, labels, scale: float):
 
 
 def of_x0_hat(diffusion, model, classifier):
-    """A classifier of noisy data from one of clean data: p(y | x_t) ≈ p(y | x0_hat(x_t))   (Bansal et al. 2023, Eq. 6).
+    """A classifier of noisy data from one of clean data: p(y | x_t) ≈ p(y | x0_hat(x_t))   (Bansal et al. 2023).
 
     classifier(x0): Tensors → logits. The gradient with respect to x_t goes through the denoiser `model` as well. No
     training is needed, but x0_hat is a mean of many x_0, blurred where t is large, and no example of the data.

@@ -3,8 +3,8 @@
 A network that knows p(x_0) is enough, for ∇ log p_t(x | y) = ∇ log p_t(x) + ∇ log p_t(y | x). The second term is an integral
 over all x_0 that x_t leaves possible, and every method here approximates it.
 
-*Replacement* of known pixels (Song et al. 2021): after each step they are drawn anew from q(x_t | known). The network sees
-them, but the step that was just taken for the unknown ones did not, and so the samples are biased.
+*Replacement* of known pixels (Song et al. 2021, score SDE, Appendix I.2): after each step they are drawn anew from
+q(x_t | known). The network sees them only through the noise of x_t, though we know them without it: the samples are biased.
 *Resampling* (RePaint, Lugmayr et al. 2022): go one step forward again and repeat, so that the two parts come to agree.
 *Reconstruction guidance* (Ho et al. 2022) takes p(x_0 | x_t) for a normal distribution around x0_hat:
 
@@ -28,12 +28,13 @@ from scratchdiff.diffusion.samplers import SamplerStep, ancestral_step, check_sh
 
 
 def inpaint_steps(diffusion, model, known, mask, rng, steps=None, resample=1) -> Iterator[SamplerStep]:
-    """Ancestral sampling that keeps to the known pixels   (RePaint, Algorithm 1; resample = 1: Song et al. 2021, Eq. 35):
+    """Ancestral sampling that keeps to the known pixels   (Lugmayr et al. 2022, Algorithm 1):
 
         x_{t−1} = mask · q_sample(known, t−1) + (1 − mask) · a draw of p(x_{t−1} | x_t)
 
-    and, resample − 1 times, x_t ← √α_t x_{t−1} + √β_t z and the same step again. It is the product of p with a second
-    distribution (Sohl-Dickstein et al. 2015, section 2.5) that at each t is the marginal of the known pixels.
+    and, resample − 1 times, x_t ← √α_t x_{t−1} + √β_t z and the same step again; resample = 1 is replacement. It is the
+    product of p with a second distribution (Sohl-Dickstein et al. 2015, section 2.5), which at each t is the marginal of
+    the known pixels.
 
     known: floats (N, ...), one for each sample; what it holds where the mask is 0 does not matter, if it is finite.
     mask: True or 1 where a pixel is known, False or 0 where not; it broadcasts with known. steps: how many of the T, evenly
