@@ -4,14 +4,22 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 INK, WARM, GREEN, PALE = "#1f4e79", "#c0504d", "#4f8a4c", "#b8c9db"
 
 
+def shade(value, limit):
+    """A colour for a number within ±limit: white for 0, red for positive, blue for negative, never too dark for text."""
+    return plt.get_cmap("RdBu_r")(0.5 + 0.35 * np.asarray(value) / limit)
+
+
 def save(figure, out, name: str) -> None:
-    """Write a Matplotlib figure to {out}/{name}.png, and close it."""
+    """Write a Matplotlib figure to {out}/{name}.png, and close it; a notebook shows it as well."""
     Path(out).mkdir(parents=True, exist_ok=True)
     figure.savefig(Path(out) / f"{name}.png", dpi=110, bbox_inches="tight")
+    if "inline" in plt.get_backend():
+        plt.show()
     plt.close(figure)
 
 
