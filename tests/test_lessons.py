@@ -13,6 +13,44 @@ DEMOS = Path(__file__).parents[1] / "demos"
 LESSONS = sorted((DEMOS / "lessons").glob("[0-9][0-9]_*.py"))
 
 
+CLAIMS = {  # what the figures of a small run must already show
+    "01_chain_rule": lambda f: (
+        f["largest difference, by hand and tape"] == 0 and f["largest difference, by hand and nudging"] < 1e-10
+    ),
+    "02_is_it_right": lambda f: (
+        f["largest error of a right backward"] < 1e-7
+        and f["smallest error reported for one wrong by 0.1 %"] > 9e-4
+        and f["7 times too large, honest check"] > 1
+        and f["7 times too large, error never computed again"] == 0
+    ),
+    "03_backwards_by_hand": lambda f: max(f.values()) < 1e-10,
+    "04_forward_diffusion": lambda f: (
+        f["posterior and Bayes' rule: largest relative difference"] < 1e-9
+        and f["closed form and recursion: largest difference of the variance"] < 1e-13
+    ),
+    "05_the_loss": lambda f: (
+        f["KL and weighted square: largest relative difference"] < 1e-9
+        and f["L_simple, the floor"] < f["L_simple of the network"]
+    ),
+    "06_recipe": lambda f: (
+        f["loss at the start"] == pytest.approx(f["loss at the start, expected"], rel=0.05)
+        and f["parameters without a gradient, zeros filled"] == 0 < f["parameters without a gradient at the start"]
+    ),
+    "19_oracle": lambda f: (
+        f["perfect memory: largest distance of a sample to a digit"] < 1e-3
+        and f["eight Gaussians: mean floor over times"] < f["eight Gaussians: mean loss over times"]
+    ),
+    "20_bound": lambda f: (
+        f["bits a coordinate: best mean, β_t"]
+        < f["bits a coordinate: best mean, β_t, but β̃_2 at t = 1"]
+        < f["bits a coordinate: best mean, β̃_t"]
+        < f["bits a coordinate: network, β̃_t"]
+    ),
+    "21_samplers": lambda f: -1.5 < f["order of ddim"] < -0.7 and f["order of heun"] < -1.6 and f["order of dpm"] < -1.6,
+    "29_kernels": lambda f: f["largest error of any rung"] < 2e-5,
+}
+
+
 def load(path):
     if str(DEMOS / "lessons") not in sys.path:
         sys.path.insert(0, str(DEMOS / "lessons"))  # for `from lesson import ...`
@@ -29,6 +67,7 @@ def test_a_lesson_runs_small_and_leaves_one_picture_and_its_figures(path, tmp_pa
         pytest.skip(f"{path.stem} needs the files in {lesson.DATA}")
     figures = lesson.main(out=tmp_path, small=True)
     assert figures and all(isinstance(value, float) for value in figures.values())
+    assert CLAIMS.get(path.stem, bool)(figures), figures
     assert json.loads((tmp_path / "figures.json").read_text())[path.stem] == pytest.approx(figures, nan_ok=True)
     with Image.open(tmp_path / f"{path.stem}.png") as picture:
         assert len(picture.convert("L").getcolors()) > 2

@@ -139,7 +139,7 @@ def main(out="runs/lessons", small=False):
     schedule = diffusion.schedule
     m, v = step_by_step(schedule)
     n = 200 if small else 20_000
-    walked = walk(sd.linear_schedule(200 if small else 1000), np.full(n, 0.8), np.random.default_rng(1))
+    walked = walk(schedule, np.full(n, 0.8), np.random.default_rng(1))
     rows = what_is_left(n)
     picture(out, diffusion, rows)
     shares = {f"share of dark pixels, {name}": share for name, (_, share, _) in rows.items()}

@@ -78,7 +78,7 @@ class GaussianDiffusion:
             return self.extract(self.sqrt_alpha_bar, t, like), self.extract(self.sqrt_noise, t, like)
         t = np.asarray(t)
         inside = t.shape in ((), like.shape[:1]) and ((1 <= t) & (t <= self.schedule.T)).all()
-        require(inside, f"t must be a number or {like.shape[:1]} numbers in [1, {self.schedule.T}], got {t}")
+        require(inside, f"t must be a number or {like.shape[:1]} numbers in [1, {self.schedule.T}]", t=t)
         sigma = self.schedule.sigma(t).reshape(t.shape + (1,) * (like.ndim - t.ndim))
         a = 1 / np.sqrt(1 + sigma**2)
         return a.astype(like.dtype), (sigma * a).astype(like.dtype)
