@@ -7,7 +7,7 @@
 # beforehand.
 #
 # Expect: a loss at the start that agrees with a formula to a percent, three baselines, one batch learned by heart, and
-# digits after one minute of training. It takes about two and a half minutes on two cores.
+# digits after 600 steps of training. It takes about two minutes on two cores.
 #
 # `python demos/lessons/06_recipe.py` writes runs/lessons/06_recipe.png.
 
@@ -152,10 +152,10 @@ def main(out="runs/lessons", small=False):
     norms = gradient_norms(probe, diffusion, images, labels)
 
     adam, ema = sd.Adam(model.parameters(), MNIST["lr"]), sd.EMA(model.parameters(), MNIST["ema"])
-    settings = dict(batch_size=8, steps=3) if small else dict(batch_size=MNIST["batch_size"], seconds=60)
+    settings = dict(batch_size=8, steps=3) if small else dict(batch_size=MNIST["batch_size"], steps=600)
     steps, curve = [], []
     for step in watch_training(train(model, diffusion, images, adam, ema, rng, labels=labels, **settings)):
-        if step.step in {1, 2, 5, 10, 20, 50, 100, 200, 400, 800} or step.progress >= 1:
+        if step.step in {1, 2, 5, 10, 20, 50, 100, 200, 400} or step.step == settings["steps"]:
             steps.append(step.step)
             curve.append(judge(model, diffusion, held_out[:250], held_labels[:250]))
     model.load(ema.average)
@@ -174,8 +174,8 @@ def main(out="runs/lessons", small=False):
         "one batch by heart: first loss": by_heart[0], "one batch by heart: last loss": by_heart[-1],
         "parameters": len(norms), "parameters without a gradient at the start": silent,
         "parameters without a gradient, zeros filled": sum(norm == 0 for norm in norms.values()),
-        "held-out loss after a minute": ours, "loss of training digits after a minute": on_training,
-        "loss of the pretrained network (14 minutes, has seen them)": longer,
+        "held-out loss after 600 steps": ours, "loss of training digits after 600 steps": on_training,
+        "loss of the pretrained network (10,224 steps, has seen them)": longer,
     })  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def picture(out, images, cheap, by_heart, norms, steps, curve, longer, diffusion
     scale.loglog(steps, curve, "o-", color=INK, label="held-out digits")
     for (name, loss), colour in zip(cheap.items(), ("0.6", GREEN, WARM)):
         scale.axhline(loss, color=colour, ls="--", label=f"baseline: {name}, {loss:.3f}")
-    scale.axhline(longer, color="black", ls=":", label=f"14 minutes of training, {longer:.3f}")
+    scale.axhline(longer, color="black", ls=":", label=f"pretrained, 10,224 steps, {longer:.3f}")
     scale.set(title="2, 3 and 6. the loss, beside what is cheap", xlabel="step", ylabel="mean square error of v")
     scale.grid(alpha=0.3, which="both")
     scale.legend(fontsize=8)
@@ -215,17 +215,21 @@ def picture(out, images, cheap, by_heart, norms, steps, curve, longer, diffusion
     denoised.set_yticks(places, [f"t = {t}" for t in (150, 400, 650, 900)])
     samples.imshow(grid(np.clip(np.concatenate(drawn), -1, 1), columns=5), cmap="gray")
     samples.set(title="6. then scale: samples", xticks=[])
-    samples.set_yticks([30, 90], ["1 minute", "14 minutes"], rotation=90, va="center")
+    samples.set_yticks([30, 90], ["600 steps", "10,224 steps"], rotation=90, va="center")
     save(figure, out, "06_recipe")
 
 
 # %% [markdown]
 # ## What the picture shows
 #
-# Within a hundred steps the loss is below the linear baseline; from there on it falls slowly, and the last hundredths,
-# which no curve would make you wait for, are what turns blots into digits. So look at samples, not only at the loss.
-# The held-out loss equals that of the training digits, so nothing has been memorised: more training is worth it before
-# more data.
+# Panel 5 has four dots at 1e-10. These are the biases of the keys in the four attention layers. A constant added to all
+# keys raises all scores of a query alike, and the softmax does not notice (lesson 03): their gradient is 0 but for
+# rounding. The dots are right, and the parameters useless. A dot at exactly 0 would be a parameter that is not
+# connected.
+#
+# The loss passes one baseline after the other. What comes after the last one falls slowly, and these last hundredths
+# turn blots into digits. So look at samples, not only at the loss. The held-out loss equals that of the training
+# digits, so nothing has been memorised: more training is worth it before more data.
 #
 # ## Exercises
 #
@@ -233,8 +237,8 @@ def picture(out, images, cheap, by_heart, norms, steps, curve, longer, diffusion
 # first, and why is the first loss smaller?
 # 2. In `overfit`, replace np.random.default_rng(1) by np.random.default_rng(step), so that t and ε change. Why does the
 # loss no longer go to zero? What is this plateau called (lesson 05)?
-# 3. In `main`, train for 60 seconds at a tenth of the learning rate (MNIST["lr"] / 10). Which stage of the recipe shows
-# the difference, and is it worth being in a hurry?
+# 3. In `main`, train at a tenth of the learning rate (MNIST["lr"] / 10). Which stage of the recipe shows the
+# difference, and is it worth being in a hurry?
 
 # %%
 if __name__ == "__main__":
