@@ -110,31 +110,6 @@ def save_loss(path, losses, title="Training loss") -> None:
     fig.savefig(prepare(path), dpi=130)
 
 
-def save_schedules(path, schedules: dict, title="Noise schedules") -> None:
-    """Write ᾱ_t, and the logarithm of the signal-to-noise ratio ᾱ_t/(1−ᾱ_t), of schedules {name: Schedule} over t/T.
-
-    Where ᾱ_T = 0 the ratio falls to 0 and the line leaves the picture. Raises ValueError if there is none."""
-    if not schedules:
-        raise ValueError("save_schedules: no schedules")
-    fig = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = fig.subplots(1, 2)
-    styles = ["-", "--", "-.", ":"]
-    for k, (name, schedule) in enumerate(schedules.items()):
-        share = np.arange(1, schedule.T + 1) / schedule.T
-        a = schedule.alpha_bar[1:]
-        log_snr = np.log(np.maximum(a, 1e-300)) - np.log1p(-np.minimum(a, 1 - 1e-16))
-        style = dict(color=f"C{k % 10}", linestyle=styles[k % 4], linewidth=1.6)
-        left.plot(share, a, **style, label=name)
-        right.plot(share, log_snr, **style)
-    left.set(xlabel="t / T", ylabel="$\\bar\\alpha_t$: the data's share in the variance of $x_t$", ylim=(-0.02, 1.02))
-    right.set(xlabel="t / T", ylabel="log SNR = $\\log\\ \\bar\\alpha_t/(1-\\bar\\alpha_t)$", ylim=(-16, 12))
-    for ax in (left, right):
-        ax.grid(alpha=0.3)
-    fig.legend(loc="outside right upper", fontsize=9)
-    fig.suptitle(title, fontsize=12)
-    fig.savefig(prepare(path), dpi=130)
-
-
 def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> None:
     """Write the terms of variational bounds {label: Bound} over t, on a logarithmic axis.
 
@@ -218,62 +193,6 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
         ax.scatter(*points.T, s=2.5, color=INK, alpha=0.5, linewidths=0)
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1, color=WARM, width=0.004)
         axes_of_plane(ax, limit, f"t = {t}")
-    fig.suptitle(title, fontsize=12)
-    fig.savefig(prepare(path), dpi=130)
-
-
-def save_ladder(path, times: dict[str, list[float]], rates: dict, peak: float, bandwidth: float) -> None:
-    """Write two charts: what the forward and the backward take on each rung, and the roofline above them.
-
-    times: {rung: (forward, backward) in seconds}; rates: {rung: (operations per byte, operations per second of both)};
-    peak: operations per second; bandwidth: bytes per second. Raises ValueError without times and rates."""
-    if not times or not rates:
-        raise ValueError(f"save_ladder: {len(times)} times and {len(rates)} rates")
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    bars, roof = figure.subplots(1, 2)
-    names, colours = list(times), (INK, WARM)
-    for k, (what, colour) in enumerate(zip(("forward", "backward"), colours)):
-        at = np.arange(len(names)) + 0.4 * (k - 0.5)
-        bars.barh(at, [1e3 * times[name][k] for name in names], 0.38, color=colour, label=what)
-    bars.set(xscale="log", xlabel="milliseconds (logarithmic)", title="The ladder")
-    bars.set_yticks(range(len(names)), names)
-    bars.invert_yaxis()
-    bars.legend()
-
-    intensities = [intensity for intensity, _ in rates.values()]
-    reach = np.geomspace(min(intensities) / 3, max(intensities) * 3, 200)
-    roof.plot(reach, np.minimum(peak, reach * bandwidth) / 1e9, color="black", label="roof: matrix products, memory")
-    for number, (intensity, rate) in enumerate(rates.values(), 1):
-        roof.scatter([intensity] * 2, np.array(rate) / 1e9, s=30, c=colours, zorder=3)
-        roof.annotate(str(number), (intensity, max(rate) / 1e9), (0, 6), textcoords="offset points", ha="center")
-    roof.set(xscale="log", yscale="log", xlabel="operations for each byte moved", ylabel="GFLOP/s, counted as loops do it",
-             title="Roofline: rungs 1 (loops) to 7 (what runs)")  # fmt: skip
-    roof.set_ylim(top=4 * max(peak, *(max(rate) for _, rate in rates.values())) / 1e9)
-    roof.legend(loc="lower left")
-    figure.savefig(prepare(path), dpi=100)
-
-
-def save_paths(path, runs: dict[str, np.ndarray], points, title="", limit=2.6) -> None:
-    """Write one panel for each run: the way of each point, runs[label] (moments, n, 2), over the data's points (m, 2), pale.
-
-    A way goes from its first moment (small dot) to its last (large dot); the first two are drawn boldly, so that they can
-    be followed. Four panels a row.
-    Raises ValueError if there is no run, or one of another shape."""
-    if not runs or any(np.ndim(moments) != 3 or np.shape(moments)[2] != 2 for moments in runs.values()):
-        shapes = [np.shape(moments) for moments in runs.values()] or "no runs"
-        raise ValueError(f"save_paths: needs runs of shape (moments, n, 2), got {shapes}")
-    columns = min(4, len(runs))
-    rows = -(-len(runs) // columns)
-    fig = Figure(figsize=(2.9 * columns, 3.1 * rows + 0.4), layout="constrained")
-    for k, (label, moments) in enumerate(runs.items()):
-        ax = fig.add_subplot(rows, columns, k + 1)
-        ax.scatter(*points.T, s=2, color=PALE, linewidths=0)
-        ax.plot(*moments[:, 2:].transpose(2, 0, 1), color=INK, linewidth=0.6, alpha=0.2)
-        ax.plot(*moments[:, :2].transpose(2, 0, 1), color=INK, linewidth=1.3)
-        ax.scatter(*moments[0].T, s=4, color=INK, linewidths=0)
-        ax.scatter(*moments[-1].T, s=12, color=WARM, linewidths=0, zorder=3)
-        axes_of_plane(ax, limit, label)
     fig.suptitle(title, fontsize=12)
     fig.savefig(prepare(path), dpi=130)
 

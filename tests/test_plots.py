@@ -41,7 +41,6 @@ def test_the_plots_write_pictures_of_a_readable_size(tmp_path, rng):
     plots.save_loss(tmp_path / "loss.png", np.exp(-np.arange(100) / 30))
     plots.save_strip(tmp_path / "strip.png", [image, image], ["t = 1", "t = 2"], "title")
     plots.save_clouds(tmp_path / "clouds.png", [cloud, cloud], ["a", "b"])
-    plots.save_schedules(tmp_path / "schedules.png", {"2015": sd.jsd_schedule(20), "cosine": sd.cosine_schedule(20)})
     plots.save_bound(tmp_path / "bound.png", {"one": sd.Bound(rng.random((3, 21)), 2)}, truth=1.0)
     plots.save_field(tmp_path / "field.png", lambda x, t: -x * t, [cloud, cloud], [1, 5])
     for path in tmp_path.iterdir():
@@ -58,7 +57,6 @@ def test_the_plots_write_pictures_of_a_readable_size(tmp_path, rng):
     lambda path: plots.save_loss(path, []),
     lambda path: plots.save_strip(path, [np.zeros((1, 4, 4, 1))], []),
     lambda path: plots.save_clouds(path, [], []),
-    lambda path: plots.save_schedules(path, {}),
     lambda path: plots.save_bound(path, {}),
 ])  # fmt: skip
 def test_nothing_to_draw_is_refused_and_nothing_written(call, tmp_path):
@@ -67,16 +65,12 @@ def test_nothing_to_draw_is_refused_and_nothing_written(call, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_paths_and_curves_fill_their_panels_and_refuse_to_draw_nothing(tmp_path, rng):
-    plots.save_paths(tmp_path / "paths.png", {name: rng.standard_normal((4, 6, 2)) for name in "abcde"}, np.zeros((3, 2)))
+def test_curves_fill_their_panels_and_refuse_to_draw_nothing(tmp_path):
     one = dict(
         curves={"learned": ([1, 10], [1, 0.1]), "floor": ([1, 10], [0.1, 0.01])}, xlabel="t", ylabel="loss", title="x"
     )
     plots.save_curves(tmp_path / "curves.png", [one, one | dict(xscale="linear")], "both")
-    for name, size in (("paths.png", (1508, 858)), ("curves.png", (1612, 572))):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size == size and len(picture.convert("L").getcolors()) > 20
-    with pytest.raises(ValueError, match="save_paths: .* got no runs"):
-        plots.save_paths(tmp_path / "none.png", {}, np.zeros((1, 2)))
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1612, 572) and len(picture.convert("L").getcolors()) > 20
     with pytest.raises(ValueError, match="save_curves: no panels"):
         plots.save_curves(tmp_path / "none.png", [])

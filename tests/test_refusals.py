@@ -678,14 +678,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: plots.save_field("x.png", still, [M], [1]), r"\(2, 3\)"),
         (lambda: plots.save_field("x.png", still, [], []), "0 times"),
     ],
-    "plots.save_schedules": [(lambda: plots.save_schedules("x.png", {}), "save_schedules: no schedules")],
     "plots.save_bound": [(lambda: plots.save_bound("x.png", {}), "save_bound: no bounds")],
     "plots.save_curves": [(lambda: plots.save_curves("x.png", []), "save_curves: no panels")],
-    "plots.save_paths": [
-        (lambda: plots.save_paths("x.png", {}, M), "save_paths: .*no runs"),
-        (lambda: plots.save_paths("x.png", {"a": M}, POINTS), r"save_paths: .*\(2, 3\)"),
-    ],
-    "plots.save_ladder": [(lambda: plots.save_ladder("x.png", {}, {}, 1.0, 1.0), "save_ladder: 0 times and 0 rates")],
     "plots.prepare": [],  # takes any path
     "plots.axes_of_plane": [],  # takes what matplotlib takes
 }
