@@ -348,7 +348,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: sd.Oracle(D, M, cov=np.tile(np.triu(np.ones((3, 3))), (2, 1, 1))), "must be symmetric"),
         (lambda: sd.Oracle(D, M)(POINTS, 1), r"x must be \(N, 3\), got \(5, 2\)"),
         (lambda: sd.Oracle(D, M).score(M, 11), "1..10, got 11"),
-        (lambda: sd.Oracle(D, M).log_prob(M, 0.5), r"in \[1, 10\], got 0.5"),
+        (lambda: sd.Oracle(D, M).log_prob(M, 0.5), r"in \[1, 10\], got float64 0.5"),
         (lambda: sd.Oracle(D, M).floor(1), "so an rng"),
         (lambda: sd.Oracle(D, M, 1.0).given(M, V, 1.0), r"needs A \(m, 3\), y \(m,\) and noise >= 0, got A .*\(2, 3\)"),
         (lambda: sd.Oracle(D, M).given(M[:1], [0.0], 0.0), "the covariance of y is singular; give noise > 0"),
