@@ -214,7 +214,7 @@ def picture(out, losses, maps):
         for head, axis in enumerate(row):
             axis.imshow(maps[block][head], cmap="Blues", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[], title=f"head {head + 1}" if block == 0 else "")
-        row[0].set_ylabel(f"block {block + 1}\nsymbol written →")
+        row[0].set_ylabel(f"block {block + 1}\n← symbol written")
     right.supxlabel("symbol read →", fontsize=10)
     right.suptitle("where the writer of each symbol looks: white 0, blue 1")
     save(figure, out, "15_transformer")

@@ -104,7 +104,7 @@ def main(out="runs/lessons", small=False, epochs=1, data_dir=DATA):
     rng = np.random.default_rng(0)
     images, _ = sd.data.mnist("train", data_dir)
     test, _ = sd.data.mnist("test", data_dir)
-    T, n, reference = (10, 8, images[:50]) if small else (200, 250, images[:10_000])
+    T, n, reference = (10, 8, images[:50]) if small else (200, 200, images[:10_000])
     diffusion = sd.GaussianDiffusion(sd.linear_schedule(T), images=True)
     model = sd.UNet(**MNIST["network_args"] | dict(num_classes=None), rng=rng)
     losses = train(model, diffusion, images[:64] if small else images, epochs, rng, 32 if small else 128)
