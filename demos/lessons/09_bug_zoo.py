@@ -20,8 +20,8 @@ import scratchdiff as sd
 from scratchdiff import ops
 from scratchdiff.checkup import DETECTORS
 
-T = 100
-COSINE = sd.cosine_schedule(T).betas
+T = 50
+COSINE, LINEAR = sd.cosine_schedule(T).betas, np.linspace(1e-3, 0.2, T)
 
 # %% [markdown]
 # ## The right program
@@ -60,8 +60,11 @@ class Right:
     def q_sample(self, x0, t, eps):
         return column(np.sqrt(self.alpha_bar[t])) * x0 + column(np.sqrt(1 - self.alpha_bar[t])) * eps
 
+    def before(self, t):
+        return self.alpha_bar[t - 1]
+
     def posterior(self, x0, xt, t):
-        now, prev, beta = self.alpha_bar[t], self.alpha_bar[t - 1], self.beta[t]
+        now, prev, beta = self.alpha_bar[t], self.before(t), self.beta[t]
         mean = column(np.sqrt(prev) * beta / (1 - now)) * x0 + column(np.sqrt(1 - beta) * (1 - prev) / (1 - now)) * xt
         return mean, column(np.log(np.maximum((1 - prev) / (1 - now) * beta, 1e-20)))
 
@@ -132,8 +135,11 @@ class Right:
     def ask(self, model, x, t):
         return np.asarray(model(x, np.full(len(x), t)))
 
+    def guess(self, x, t, eps_hat):
+        return (x - np.sqrt(1 - self.alpha_bar[t]) * eps_hat) / np.sqrt(self.alpha_bar[t])
+
     def step_back(self, x, t, eps_hat, rng):
-        x0_hat = np.clip((x - np.sqrt(1 - self.alpha_bar[t]) * eps_hat) / np.sqrt(self.alpha_bar[t]), -1, 1)
+        x0_hat = np.clip(self.guess(x, t, eps_hat), -1, 1)
         mean, logvar = self.posterior(x0_hat, x, np.array([t]))
         return mean + (np.exp(logvar / 2) * rng.standard_normal(x.shape) if t > 1 else 0)
 
@@ -218,10 +224,8 @@ class ShiftedTheWrongWay(Right):
 
     places, source = {"posterior"}, "denoising-diffusion-pytorch, issue 18"
 
-    def posterior(self, x0, xt, t):
-        now, prev, beta = self.alpha_bar[t], np.append(self.alpha_bar, 1.0)[t + 1], self.beta[t]
-        mean = column(np.sqrt(prev) * beta / (1 - now)) * x0 + column(np.sqrt(1 - beta) * (1 - prev) / (1 - now)) * xt
-        return mean, column(np.log(np.maximum((1 - prev) / (1 - now) * beta, 1e-20)))
+    def before(self, t):
+        return np.append(self.alpha_bar, 1.0)[t + 1]
 
 
 class VarianceForItsLogarithm(Right):
@@ -358,7 +362,7 @@ class OldNoiseAfterClipping(Right):
     places, source = {"sampler"}, "published more than once"
 
     def step_back(self, x, t, eps_hat, rng):
-        x0_hat = np.clip((x - np.sqrt(1 - self.alpha_bar[t]) * eps_hat) / np.sqrt(self.alpha_bar[t]), -1, 1)
+        x0_hat = np.clip(self.guess(x, t, eps_hat), -1, 1)
         return np.sqrt(self.alpha_bar[t - 1]) * x0_hat + np.sqrt(1 - self.alpha_bar[t - 1]) * eps_hat
 
 
@@ -369,8 +373,7 @@ class EndsAtTheFirstStep(Right):
 
     def step_back(self, x, t, eps_hat, rng):
         prev = self.alpha_bar[max(t - 1, 1)]
-        x0_hat = (x - np.sqrt(1 - self.alpha_bar[t]) * eps_hat) / np.sqrt(self.alpha_bar[t])
-        return np.sqrt(prev) * x0_hat + np.sqrt(1 - prev) * eps_hat
+        return np.sqrt(prev) * self.guess(x, t, eps_hat) + np.sqrt(1 - prev) * eps_hat
 
 
 class AnotherSchedule(Right):
@@ -379,7 +382,7 @@ class AnotherSchedule(Right):
     places, source = {"sampler"}, "settings that differ, published more than once"
 
     def sampler(self, model, shape, rng):
-        self.schedule(np.linspace(1e-3, 0.2, T))
+        self.schedule(LINEAR)
         x = super().sampler(model, shape, rng)
         self.schedule(COSINE)
         return x
@@ -391,10 +394,9 @@ class WrongVariance(Right):
     places, source = {"sampler"}, "a cosine schedule with the wrong reverse variance"
 
     def step_back(self, x, t, eps_hat, rng):
-        beta = np.linspace(1e-3, 0.2, T)[t - 1]
-        x0_hat = np.clip((x - np.sqrt(1 - self.alpha_bar[t]) * eps_hat) / np.sqrt(self.alpha_bar[t]), -1, 1)
+        x0_hat = np.clip(self.guess(x, t, eps_hat), -1, 1)
         mean, _ = self.posterior(x0_hat, x, np.array([t]))
-        return mean + (np.sqrt(beta) * rng.standard_normal(x.shape) if t > 1 else 0)
+        return mean + (np.sqrt(LINEAR[t - 1]) * rng.standard_normal(x.shape) if t > 1 else 0)
 
 
 class TakesX0ForNoise(Right):

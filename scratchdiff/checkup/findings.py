@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 FALSE_ALARM = 1e-4  # of one random detector, on right code
-STANDARD_ERRORS = 5.0  # beyond so many a mean alarms: below FALSE_ALARM for Student's t of 20 or more degrees of freedom
+STANDARD_ERRORS = 5.0  # beyond so many a mean alarms: below FALSE_ALARM for Student's t of 19 or more degrees of freedom
 DRAWS = 4096  # numbers that a detector of a distribution draws
 
 

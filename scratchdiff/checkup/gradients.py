@@ -33,8 +33,9 @@ def gradients_repeat(gradients, x0, rng):
 def gradients_match_differences(gradients, loss, model, parameters, x0, rng):
     """dL/dp · v is the central difference of the loss along v = g/‖g‖ + r/‖r‖, r random, for each of at most 24 parameters.
 
-    Exact, up to ten times the disagreement of neighbouring step sizes plus 1e-4 of the slope in float64, 3 % in float32. A
-    gradient that is missing, of the wrong sign or off by more than that is found in each probed parameter."""
+    Exact, up to ten times the doubt of the difference (how far neighbouring step sizes disagree, and rounding) plus 1e-4 of
+    the slope in float64, 3 % in float32. A gradient that is missing, of the wrong sign or off by more than that is found in
+    each probed parameter."""
     seed = int(rng.integers(2**32))
 
     def value():
@@ -87,9 +88,9 @@ def checker_can_fail(gradient_checker, rng):
 
 
 def directional(value, p, v) -> tuple[float, float]:
-    """(d value/ds along p + s v, how far neighbouring step sizes disagree). p is moved in place and put back bit by bit."""
+    """(d value/ds along p + s v, its doubt). p is moved in place and put back bit by bit."""
     kept = p.copy()
-    size = max(length([kept]) / np.sqrt(kept.size), 0.1) * np.sqrt(kept.size)
+    size = max(length([p]), 0.1 * np.sqrt(p.size))  # the step sizes are shares of ‖p‖
 
     def moved(s):
         p[...] = kept + s * size * v
@@ -100,7 +101,8 @@ def directional(value, p, v) -> tuple[float, float]:
     finally:
         p[...] = kept
     gaps = np.abs(np.diff(estimates))
-    return float(estimates[int(gaps.argmin()) + 1]), float(gaps.min())
+    rounding = np.finfo(p.dtype).eps * abs(value()) / (STEPS[p.dtype][-1] * size)
+    return float(estimates[int(gaps.argmin()) + 1]), float(gaps.min() + rounding)
 
 
 def collected(grads: dict) -> dict:

@@ -4,16 +4,11 @@ The floor: no network has a smaller loss on a finite data set than the exact den
 under any weights of t. This denoiser and zeros as output are put through the same loss as the network.
 """
 
+from functools import partial
+
 import numpy as np
 
-from scratchdiff.checkup.findings import (
-    FALSE_ALARM,
-    STANDARD_ERRORS,
-    CannotTell,
-    Finding,
-    answer_zero,
-    spied,
-)
+from scratchdiff.checkup.findings import FALSE_ALARM, STANDARD_ERRORS, CannotTell, Finding, answer_zero, spied
 from scratchdiff.diffusion.oracle import Oracle
 
 BATCHES, BATCH, POINTS = 40, 128, 2000
@@ -25,41 +20,18 @@ def data_suit_the_noise(data, images):
     Exact. It finds data in [0, 1] or in 0..255, and a root mean square outside of 0.1 to 3, always. Right data of n numbers
     are all of one sign with probability 2^(1−n)."""
     x = np.asarray(data)
+    finding = partial(Finding, "data", look="how the data are read and scaled: 2 x − 1 takes [0, 1] to [−1, 1]")
     if x.dtype.kind != "f" or not np.isfinite(x).all():
-        return Finding(
-            "data",
-            "the data are no finite floats",
-            expected="floats",
-            seen=f"{x.dtype} from {x.min()} to {x.max()}",
-            look="how the data are read and scaled",
-        )
+        seen = f"{x.dtype} from {x.min()} to {x.max()}"
+        return finding("the data are no finite floats", expected="floats, none of them infinite or NaN", seen=seen)
     low, high, rms = float(x.min()), float(x.max()), float(np.sqrt(np.square(x, dtype=np.float64).mean()))
     seen = f"numbers from {low:.3g} to {high:.3g}, root mean square {rms:.3g}"
-    look = "the scaling of the data: 2 x − 1 takes [0, 1] to [−1, 1]"
     if low >= 0 or high <= 0:
-        return Finding(
-            "data",
-            "the data are not centred",
-            expected="numbers on both sides of 0, as the noise is",
-            seen=seen,
-            look=look,
-        )
+        return finding("the data are not centred", expected="numbers on both sides of 0, as the noise is", seen=seen)
     if not 0.1 <= rms <= 3:
-        return Finding(
-            "data",
-            "the data have not the size of the noise",
-            expected="a root mean square from 0.1 to 3",
-            seen=seen,
-            look=look,
-        )
+        return finding("the data are not of the size of the noise", expected="a root mean square from 0.1 to 3", seen=seen)
     if images and max(-low, high) > 1 + 1e-3:
-        return Finding(
-            "data",
-            "x0_hat is clipped where there are data",
-            expected="images within [−1, 1]",
-            seen=seen,
-            look=look,
-        )
+        return finding("x0_hat is clipped where there are data", expected="images within [−1, 1]", seen=seen)
 
 
 def learns_one_batch(train_step, x0, rng, parameters=None):
@@ -70,13 +42,15 @@ def learns_one_batch(train_step, x0, rng, parameters=None):
     found."""
     kept = {name: p.copy() for name, p in (parameters or {}).items()}
     seed, few = int(rng.integers(2**32)), x0[:8]
-    first = best = train_step(few, np.random.default_rng(seed))
-    steps = 1
-    while steps < 400 and best > 0.25 * first:
-        best = min(best, train_step(few, np.random.default_rng(seed)))
-        steps += 1
-    for name, p in kept.items():
-        parameters[name][...] = p
+    try:
+        first = best = train_step(few, np.random.default_rng(seed))
+        for _ in range(400):
+            if best <= 0.25 * first:
+                break
+            best = min(best, train_step(few, np.random.default_rng(seed)))
+    finally:
+        for name, p in kept.items():
+            parameters[name][...] = p
     if not best <= 0.25 * first:
         return Finding(
             "train_step",

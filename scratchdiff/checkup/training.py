@@ -36,36 +36,39 @@ def draws_every_t(loss, diffusion, shape, rng):
         loss(model, x0, rng)
         batches.append(np.concatenate([t for _, t in calls]))
     t = np.concatenate(batches)
-    place, seen = "loss", f"from {t.min():g} to {t.max():g} in {t.size:,} draws"
+    expected, seen = f"whole t from 1 to {T}", f"from {t.min():g} to {t.max():g} in {t.size:,} draws"
     if (t != np.round(t)).any():
         return Finding(
-            place,
+            "loss",
             "the network is asked at a fraction of a step",
-            expected=f"whole t in 1..{T}",
+            expected=expected,
             seen=f"t = {t[t != np.round(t)][0]:.4g}",
             look="what stands between the draw of t and the network; let the wrapper of the model undo a division by T",
         )
+    if t.min() < 1 or t.max() > T:
+        return Finding(
+            "loss",
+            "t outside of the schedule",
+            expected=expected,
+            seen=seen,
+            look="the bounds in the draw of t. Does the program count t from 0? Then pass first_t=0",
+        )
     if T > 1 and all(len(np.unique(batch)) == 1 for batch in batches):
         return Finding(
-            place,
+            "loss",
             "one t for the whole batch",
             expected="a t for each example",
             seen=f"{BATCH} equal t in each batch",
             look="the size in the draw of t: the gradient is right in the mean, but much noisier",
         )
-    if t.min() != 1 or t.max() != T:
-        outside = t.min() < 1 or t.max() > T
-        what = "t outside of the schedule" if outside else "some t are never trained"
-        look = "the bounds in the draw of t; randint and integers exclude the upper one" + (
-            ". Counts t from 0? Then pass first_t=0" if outside else "; sampling starts at T"
-        )
+    if t.min() > 1 or t.max() < T:
         return Finding(
-            place,
-            what,
-            expected=f"t from 1 to {T}",
+            "loss",
+            "some t are never trained",
+            expected=expected,
             seen=seen,
-            look=look,
-            chance=4e-9,
+            look="the bounds in the draw of t: randint and integers exclude the upper one, and sampling starts at T",
+            chance=FALSE_ALARM,
         )
 
 
