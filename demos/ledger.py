@@ -64,6 +64,10 @@ ROWS = [
     Row("21_samplers", "order of Euler's method (DDIM, η = 0)", "order of ddim", "—", "−1", "no paper: theory"),
     Row("21_samplers", "order of Heun's method (Karras et al. 2022)", "order of heun", "—", "−2", "yes: order 2"),
     Row("21_samplers", "order of DPM-Solver++(2M) (Lu et al. 2022)", "order of dpm", "—", "−2", "yes: order 2"),
+    Row("09_bug_zoo", "checkup: bugs of the zoo found in the right place, with every seed",
+        "bugs found in the right place with every seed", "", "32", "no figure is published"),
+    Row("09_bug_zoo", "checkup: alarms on right code, 100 seeds", "alarms on the right program", "", "0",
+        "no figure is published"),
 ]  # fmt: skip
 WHOLE = {"18_fashion": dict(epochs=5)}  # the published work of a lesson that by default does less
 

@@ -11,6 +11,8 @@
 # `python demos/lessons/09_bug_zoo.py` writes runs/lessons/09_bug_zoo.png.
 
 # %%
+from itertools import groupby
+
 import matplotlib.pyplot as plt
 import numpy as np
 from lesson import INK, PALE, WARM, record, save
@@ -587,6 +589,12 @@ def picture(out, zoo, right, elsewhere, alarms, seeds):
     axes.grid(which="minor", color="#e4e4e4", lw=0.6)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_color("#e4e4e4")
+    first = 0
+    for file, group in groupby(d.__module__.rpartition(".")[2] for d in DETECTORS):
+        last = first + len(list(group))
+        axes.axvline(last - 0.5, color="grey", lw=0.8)
+        axes.text((first + last - 1) / 2, len(zoo) + 0.9, file, ha="center", va="top", fontsize=8, color="grey")
+        first = last
     kinds = [Patch(color=INK, label="found in the right place"), Patch(color=PALE, label="a consequence elsewhere")]
     axes.legend(handles=kinds, loc="upper left", bbox_to_anchor=(-0.42, 1.2), fontsize=9, frameon=False,
                 title="width: share of seeds", alignment="left")  # fmt: skip

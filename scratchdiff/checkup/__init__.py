@@ -126,7 +126,7 @@ def examine(detector, arguments: dict) -> Finding | None:
             "it fails",
             expected="no exception",
             seen=f"{type(error).__name__}: {text}",
-            look="the shapes and types that it is called with; where it counts t from: first_t=0 says from 0",
+            look="what it is called with: shape= says what one datum is, and first_t=0 that t counts from 0",
         )
 
 

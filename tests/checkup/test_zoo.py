@@ -1,24 +1,15 @@
 """Each bug of lesson 09's zoo is found in the right place; the right program has none."""
 
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 LESSONS = Path(__file__).parents[2] / "demos" / "lessons"
-
-
-def load():
-    if str(LESSONS) not in sys.path:
-        sys.path.insert(0, str(LESSONS))  # for `from lesson import ...`
-    spec = importlib.util.spec_from_file_location("bug_zoo", LESSONS / "09_bug_zoo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-LESSON = load()
+sys.path.insert(0, str(LESSONS))  # for `from lesson import ...`
+LESSON = SimpleNamespace(**runpy.run_path(str(LESSONS / "09_bug_zoo.py")))
 
 
 @pytest.mark.parametrize("seed", [100, 101, 102])
