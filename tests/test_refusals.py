@@ -522,7 +522,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "data.random_flips": [(lambda: data.random_flips(M, RNG), r"random_flips: needs images \(N, H, W, C\), got float64")],
     "data.ecg": [
         (lambda: data.ecg(0, RNG), "n must be a positive integer, got 0"),
-        (lambda: data.ecg(1, RNG, 100), "length must be at least 120, got 100"),
+        (lambda: data.ecg(1, RNG, 70), "length must be at least 72, got 70"),
     ],
     "data.batches": [(lambda n=n: data.batches(M, n, RNG), f"batch_size must be at least 1, got {n}") for n in (0, -1, 2.5)]
     + [(lambda: data.batches(M[:0], 5, RNG), "no images")],
