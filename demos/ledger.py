@@ -68,6 +68,12 @@ ROWS = [
         "bugs found in the right place with every seed", "", "32", "no figure is published"),
     Row("09_bug_zoo", "checkup: alarms on right code, 100 seeds", "alarms on the right program", "", "0",
         "no figure is published"),
+    Row("22_score_matching", "NCSNv2 on CIFAR-10: Langevin's ε for 232 levels of 5 (Song & Ermon 2020)",
+        "NCSNv2, CIFAR-10: step for its ladder", "6.2e-6", "", "yes: their equation on their ladder"),
+    Row("22_score_matching", "one noise level: odds of two modes of 0.2 and 0.8",
+        "odds: one level, walkers", "", "1.726", "yes: theory of the walkers; the data's odds are 4"),
+    Row("23_sdes", "Euler–Maruyama, strong order for additive noise", "Euler–Maruyama: strong order", "", "1", "yes"),
+    Row("23_sdes", "Euler–Maruyama, weak order", "Euler–Maruyama: weak order", "", "1", "yes"),
 ]  # fmt: skip
 WHOLE = {"18_fashion": dict(epochs=5)}  # the published work of a lesson that by default does less
 
