@@ -23,7 +23,7 @@ function make(tag, attributes = {}, ...children) {
     if (typeof value === "function") element[name] = value;
     else element.setAttribute(name, value);
   }
-  element.append(...children.flat(Infinity).filter(child => child !== null && child !== false && child !== undefined));
+  element.append(...children.flat(Infinity).filter(child => child || child === 0));
   return element;
 }
 
@@ -75,9 +75,10 @@ function picture(pic) {
   const columns = lines > 1 ? across : Math.min(across, gap ? even : 64);
   const down = Math.ceil(lines * across / columns);
   const place = (x, y) => {
-    const [i, r] = [Math.floor(y / (rows + gap)), y % (rows + gap)], [j, c] = [Math.floor(x / (width + gap)), x % (width + gap)];
-    const tile = i * columns + j;
-    return r < rows && c < width && tile < lines * across ? {tile, i, j, r, c, q: level(px, (tile * rows + r) * width + c)} : null;
+    const i = Math.floor(y / (rows + gap)), j = Math.floor(x / (width + gap)), tile = i * columns + j;
+    const r = y % (rows + gap), c = x % (width + gap);
+    if (r >= rows || c >= width || tile >= lines * across) return null;
+    return {tile, i, j, r, c, q: level(px, (tile * rows + r) * width + c)};
   };
   const element = canvas(columns * (width + gap) - gap, down * (rows + gap) - gap, (x, y) => {
     const at = place(x, y);
@@ -90,8 +91,8 @@ function picture(pic) {
     const box = element.getBoundingClientRect(), stretch = element.width / box.width;
     const at = place(Math.floor((event.clientX - box.left) * stretch), Math.floor((event.clientY - box.top) * stretch));
     if (!at) return;
-    const tile = lines > 1 ? `tile ${at.i}, ${at.j}` : `${at.tile}`;
-    words.textContent = `${tile}${gap ? ` at [${at.r}, ${at.c}]` : ""}: ${at.q < -31 ? "not finite" : `about ${number(at.q / 31 * scale, 2)}`}`;
+    const tile = lines > 1 ? `${at.i}, ${at.j}` : String(at.tile), inside = gap ? ` at [${at.r}, ${at.c}]` : "";
+    words.textContent = `${tile}${inside}: ${at.q < -31 ? "not finite" : `about ${number(at.q / 31 * scale, 2)}`}`;
   };
   element.onmouseleave = () => { words.textContent = pic.what; };
   const range = make("div", {class: "scale"}, `−${number(scale, 3)}`, make("i"), `+${number(scale, 3)}`);
@@ -101,15 +102,16 @@ function picture(pic) {
 function histogram({hist, low, high}) {
   const bars = [...hist].map((_, i) => make("rect", {x: i, y: 31 - level(hist, i), width: .9, height: level(hist, i)}));
   const zero = low < 0 && high > 0 ? -low / (high - low) * hist.length : null;
-  const line = zero !== null && make("line", {x1: zero, x2: zero, y1: 0, y2: 31, stroke: "currentColor", "stroke-width": .15});
+  const line = zero !== null && make("line", {x1: zero, x2: zero, y1: 0, y2: 31});
   return make("svg", {class: "histogram", viewBox: `0 0 ${hist.length} 31`, preserveAspectRatio: "none"}, bars, line);
 }
 
 // Curves over a logarithmic axis from 10^low to 10^high. series: [{name, kind, ys}], with x = 0 … ys.length − 1.
 function chart({series, low, high, label, ticks, width = 440, height = 230, pick}) {
-  const left = 48, right = 10, top = 18, bottom = 34, last = Math.max(1, series[0].ys.length - 1);
+  const left = 48, right = 22, top = 18, bottom = 34, last = Math.max(1, series[0].ys.length - 1);
   const x = i => left + i / last * (width - left - right);
-  const y = v => top + (high - Math.max(low, Math.min(high, Math.log10(Math.max(v, 1e-300))))) / (high - low) * (height - top - bottom);
+  const log = v => Math.max(low, Math.min(high, Math.log10(Math.max(v, 1e-300))));
+  const y = v => top + (high - log(v)) / (high - low) * (height - top - bottom);
   const every = Math.ceil((high - low) / 6);
   const exponents = Array.from({length: Math.floor((high - low) / every) + 1}, (_, i) => high - i * every);
   const svg = make("svg", {class: "chart", viewBox: `0 0 ${width} ${height}`, width, height},
@@ -129,13 +131,14 @@ function chart({series, low, high, label, ticks, width = 440, height = 230, pick
 
 // ---- the op
 
-// One array: a value or a gradient.
-function figure(found, name, isGradient) {
-  if (!found) return make("figure", {class: "gradient"}, make("figcaption", {}, name), make("small", {}, "no gradient arrives"));
+// One array, a value or a gradient. note: what is said of it in a line.
+function figure(found, name, kind, note = []) {
+  if (!found) return make("figure", {class: kind}, make("figcaption", {}, name), make("small", {}, "no gradient arrives"));
   const facts = [["range", `${number(found.low, 3)} … ${number(found.high, 3)}`], ["mean square", number(found.ms)],
                  ["norm", number(found.norm)]];
-  return make("figure", {class: isGradient ? "gradient" : "data"},
-    make("figcaption", {}, make("span", {}, name), make("code", {}, `${shape(found.shape)}  ${found.dtype}  ${bytes(found.bytes)}`)),
+  const form = `${shape(found.shape)}  ${found.dtype}  ${bytes(found.bytes)}`;
+  return make("figure", {class: kind},
+    make("figcaption", {}, make("span", {}, name), make("code", {}, form)), make("small", {}, ...note),
     make("dl", {}, facts.map(([key, value]) => make("div", {}, make("dt", {}, key), make("dd", {"data-fact": key}, value)))),
     found.bad ? make("p", {class: "bad"}, `${found.bad} entries are infinite or NaN`) : null,
     found.hist ? histogram(found) : null, found.pic ? picture(found.pic) : null);
@@ -143,28 +146,30 @@ function figure(found, name, isGradient) {
 
 // A value of every trace, side by side, with its gradient below.
 function valueCard(name, numberIn, partIn) {
+  const made = value => value.made !== null && value.made !== chosen;  // by an op before this one
   const columns = traces.map((trace, k) => {
     const index = numberIn(trace);
     if (index === undefined) return make("div", {}, make("small", {}, "not in this trace"));
-    const value = trace.values[index], part = partIn && partIn(trace);
+    const value = trace.values[index], part = partIn && partIn(trace), links = value.used.map(i => go(i));
+    const many = links.length > 1 ? "the sum of what comes back from " : "comes back from ";
+    const back = links.length ? [many, ...list(links)] : [], on = made(value) ? ["; goes on to ", go(value.made)] : [];
     return make("div", {}, traces.length > 1 && make("h4", {}, trace.title),
-      figure(value.data, name), figure(value.grad, `∂L/∂${value.name || name}`, true),
-      part && figure(part, `this op's part of it`, true));
+      figure(value.data, name, "data"), figure(value.grad, `∂L/∂${name}`, "gradient", [...back, ...on]),
+      part && figure(part, `the part of #${chosen}`, "gradient"));
   });
   const value = first.values[numberIn(first)];
-  const from = value.made !== null ? ["from ", go(value.made)] : [value.name ? "a parameter" : "an input of the step"];
-  const to = value.used.length ? ["; to ", ...list(value.used.map(i => go(i)))] : [];
+  const leaf = value.made === null && (value.name ? "a parameter; " : "an input of the step; ");
+  const from = made(value) ? ["from ", go(value.made), "; "] : [leaf];
+  const to = value.used.length ? ["to ", ...list(value.used.map(i => go(i)))] : ["the end"];
   return make("div", {class: "value"},
-    make("h3", {}, name, value.name ? ` = ${value.name}` : "", " ", make("small", {}, ...from, ...to)), make("div", {}, columns));
-}
-
-function settingCard({name, text}) {
-  return make("div", {class: "value setting"}, make("h3", {}, name, " ", make("code", {}, text)));
+    make("h3", {}, name, value.name && ` = ${value.name}`, " ", make("small", {}, from, to)),
+    make("div", {}, columns));
 }
 
 // The lines of Python source, each cut into pieces: [["word", "def"], ["", " conv2d(x"], ...].
 function coloured(text) {
-  const pattern = /("""[^]*?"""|"[^"\n]*"|#[^\n]*)|\b(def|return|lambda|if|else|elif|for|in|is|not|and|or|None|True|False|raise|with|import|from|try|except|class)\b/g;
+  const words = "def|return|lambda|if|else|elif|for|in|is|not|and|or|None|True|False|raise|with|import|from|try|except";
+  const pattern = new RegExp(`("""[^]*?"""|"[^"\\n]*"|#[^\\n]*)|\\b(${words})\\b`, "g");
   const lines = [[]];
   const add = (kind, piece) => piece.split("\n").forEach((part, i) => {
     if (i) lines.push([]);
@@ -185,11 +190,12 @@ function source(key) {
   const f = data.functions[key], marks = f.marks, lines = coloured(f.text.trimEnd());
   const parts = lines.flatMap((pieces, i) => {
     const names = marks[i], of = names ? "marked" : "";
+    const words = pieces.map(([kind, piece]) => kind ? make("span", {class: kind}, piece) : piece);
     return [make("i", {class: of}, String(f.line + i)), make("b", {class: of}, names ? [...new Set(names)].join(" ") : ""),
-            make("span", {class: of}, ...pieces.map(([kind, piece]) => kind ? make("span", {class: kind}, piece) : piece), "\n")];
+            make("span", {class: of}, ...words, "\n")];
   });
-  const details = make("details", {class: "source"},
-    make("summary", {}, make("b", {}, f.name), " ", make("small", {}, `${f.file}, line ${f.line}`)), make("pre", {}, ...parts));
+  const title = make("summary", {}, make("b", {}, f.name), " ", make("small", {}, `${f.file}, line ${f.line}`));
+  const details = make("details", {class: "source"}, title, make("pre", {}, ...parts));
   details.open = f.text.includes("dy");
   return details;
 }
@@ -200,15 +206,16 @@ function checkPanel(check) {
   if (check.refused) return make("p", {class: "check"}, `No finite differences: ${check.refused}`);
   const grade = e => e !== null && e < 1e-6 ? "good" : "bad";
   const rows = Object.entries(check.errors).map(([name, e]) =>
-    make("tr", {}, make("td", {}, `∂L/∂${name}`), make("td", {class: grade(e)}, e === null ? "not finite" : e.toExponential(1))));
+    make("tr", {}, make("td", {}, `∂L/∂${name}`), make("td", {class: grade(e)}, e?.toExponential(1) ?? number(e))));
   const table = make("div", {}, make("h4", {}, "backward against central differences"),
     make("table", {}, make("tr", {}, make("th", {}, "gradient"), make("th", {}, "relative error, float64")), rows),
     make("small", {}, "along one random direction each, at the numbers of this step",
       check.random_dy ? ", with a random dy, because the step's own is zero" : ""));
   const ticks = data.steps.map((h, i) => [i, i === 0 ? "1" : `1e−${i}`]).filter((_, i) => i % 2 === 0);
-  const curve = make("div", {}, make("h4", {}, `relative error of (f(${check.entry} + h) − f(… − h)) / 2h, exact ${number(check.slope)}`),
-    chart({series: [{name: "float64", kind: "cool", ys: check.double}, {name: "float32", kind: "warm", ys: check.single}],
-           low: -16, high: 1, label: "step size h", ticks}));
+  const series = [{name: "float64", kind: "cool", ys: check.double}, {name: "float32", kind: "warm", ys: check.single}];
+  const curve = make("div", {},
+    make("h4", {}, `∂L/∂${check.entry} = ${number(check.slope)}: relative error of its central differences`),
+    chart({series, low: -16, high: 1, label: "step size h of (L(x + h) − L(x − h)) / 2h", ticks}));
   return make("div", {class: "check"}, table, curve);
 }
 
@@ -217,25 +224,39 @@ function show(i) {
   const op = first.ops[chosen], opOf = trace => trace.ops[chosen];
   rows.forEach((row, k) => row.classList.toggle("chosen", k === chosen));
   rows[chosen].closest("details").open = true;
-  rows[chosen].scrollIntoView({block: "nearest"});
+  keepInView(find("ops"), rows[chosen]);
 
-  const cards = op.arguments.map((a, k) => a.text !== undefined ? settingCard(a) :
-    valueCard(a.name, trace => opOf(trace)?.arguments[k]?.value, trace => opOf(trace)?.arguments[k]?.part));
-  const times = traces.map(trace => opOf(trace)?.ms.map(ms => `${number(ms, 3)} ms`).join(" forward, ") + " backward").join("  |  ");
+  const argument = (trace, k) => opOf(trace)?.arguments[k];
+  const cards = op.arguments.map((a, k) => a.text === undefined &&
+    valueCard(a.name, trace => argument(trace, k)?.value, trace => argument(trace, k)?.part));
+  const settings = op.arguments.filter(a => a.text !== undefined).map(a => `${a.name} = ${a.text}`).join(", ");
+  const times = traces.map(opOf).filter(Boolean).map(({ms: [forward, backward]}) =>
+    `${number(forward, 3)} ms forward, ${number(backward, 3)} ms backward`);
   const two = traces.length > 1 ? "values two" : "values";
+  const [formula, ...about] = clean(op.about).split("\n\n");
   const derivation = data.derivations[op.module];
   find("op").replaceChildren(
     make("h2", {}, `#${chosen} ${op.name} `, make("small", {}, op.layer)),
-    make("p", {}, make("small", {}, times, "; called by ", make("code", {}, op.place.text), ` (${op.place.file}, line ${op.place.line})`)),
-    make("p", {class: "formula"}, clean(op.about).split("\n\n")[0]),
+    make("p", {}, make("small", {}, times.join("  |  "), " (alone, the best of three); called by ",
+      make("code", {}, op.place.text), ` (${op.place.file}, line ${op.place.line})`)),
+    make("p", {class: "formula"}, formula),
     make("div", {class: "flow"},
-      make("section", {}, make("h3", {}, "takes"), make("div", {class: two}, cards)),
-      make("section", {}, make("h3", {}, "computes"), make("pre", {class: "about"}, clean(op.about).split("\n\n").slice(1).join("\n\n")),
+      make("section", {}, make("h3", {}, "takes"), make("div", {class: two}, cards),
+        settings && make("p", {class: "settings"}, "with ", make("code", {}, settings))),
+      make("section", {}, make("h3", {}, "computes"), make("pre", {class: "about"}, about.join("\n\n")),
         op.functions.map(source),
-        derivation && make("details", {class: "derivation"}, make("summary", {}, "The derivation, from the head of the file"), make("pre", {}, derivation)),
+        derivation && make("details", {class: "derivation"},
+          make("summary", {}, "The derivation, from the head of the file"), make("pre", {}, derivation)),
         traces.map(trace => checkPanel(opOf(trace)?.check))),
       make("section", {}, make("h3", {}, "returns"), make("div", {class: two}, valueCard("y", trace => opOf(trace)?.out)))));
   if (find("op").getBoundingClientRect().top < 0) find("op").scrollIntoView();
+}
+
+// Scroll a list, and nothing around it, until one of its rows is seen with some of its neighbours.
+function keepInView(list, row) {
+  const [box, at] = [list.getBoundingClientRect(), row.getBoundingClientRect()], margin = Math.min(100, box.height / 4);
+  if (at.top < box.top + margin) list.scrollTop += at.top - box.top - margin;
+  if (at.bottom > box.bottom - margin) list.scrollTop += at.bottom - box.bottom + margin;
 }
 
 // A docstring without the indent that its place in the file gives it.
@@ -257,7 +278,8 @@ function askedImages(asked, title) {
     if (channels === 3) return [0, 1, 2].map(c => grey(q(c))[0]);
     return key.startsWith("eps") ? colour(q(0)) : grey(q(0));
   });
-  return make("div", {}, make("h4", {}, `What the network was asked and what it answered: ${title}${t.length} of ${of} images`),
+  return make("div", {},
+    make("h4", {}, `What the network was asked and what it answered: ${title}${t.length} of ${of} images`),
     make("table", {class: "asked"},
       make("tr", {}, make("th", {}, "t"), t.map(v => make("td", {}, String(v)))),
       make("tr", {}, make("th", {}, "noise level √(1−ᾱₜ)"), noise.map(v => make("td", {}, v.toFixed(3)))),
@@ -287,35 +309,39 @@ function layerBars({layers, title}) {
   const some = layers.filter(layer => layer.norm > 0).sort((a, b) => b.norm - a.norm);
   if (!some.length) return make("div", {}, make("h4", {}, "No layer has a gradient"));
   const [most, least] = [some[0], some.at(-1)], span = Math.log(most.norm / least.norm) || 1;
+  const height = norm => norm > 0 ? 8 + 92 * (1 - Math.log(most.norm / norm) / span) : 0;
   const bars = layers.map(layer => make("button", {
     title: `${layer.name}: gradient norm ${number(layer.norm)}`, onclick: () => show(layer.op), "aria-label": layer.name,
-    class: layer === most || layer === least ? "extreme" : "",
-    style: `height: ${layer.norm > 0 ? 8 + 92 * (1 - Math.log(most.norm / layer.norm) / span) : 0}%`}));
+    class: layer === most || layer === least ? "extreme" : "", style: `height: ${height(layer.norm)}%`}));
   const none = layers.length - some.length;
   return make("div", {style: "flex: 1 1 26rem"},
     make("h4", {}, `Gradient norm of each layer, first to last (logarithmic)${traces.length > 1 ? `: ${title}` : ""}`),
     make("div", {class: "layers"}, bars),
-    make("small", {}, "largest ", go(most.op, most.name), ` ${number(most.norm)}; smallest `, go(least.op, least.name), ` ${number(least.norm)}`,
-      none ? `; ${none} have none` : ""));
+    make("small", {}, "largest ", go(most.op, most.name), ` ${number(most.norm)}; smallest `, go(least.op, least.name),
+      ` ${number(least.norm)}`, none ? `; ${none} have none` : ""));
 }
 
 function partedPanel(parted) {
-  const first = way => parted.first[way] === null ? "nowhere" : go(parted.first[way]);
-  const series = [{name: "values", kind: "cool", ys: parted.forward}, {name: "gradients", kind: "warm", ys: parted.backward}];
+  const first = way => parted.first[way] === null ? ["nowhere"] : ["at ", go(parted.first[way])];
+  const series = [{name: "values", kind: "cool", ys: parted.forward},
+                  {name: "gradients", kind: "warm", ys: parted.backward}];
   const ticks = [0, .25, .5, .75, 1].map(share => Math.round(share * (parted.same - 1))).map(i => [i, `#${i}`]);
   const lengths = parted.same < Math.max(count, parted.ops) ? `The programs differ from op #${parted.same} on. ` : "";
+  const label = "op, in the order of the tape; click to go there";
   return make("div", {}, make("h4", {}, `${traces[0].title}  |  ${traces[1].title}: how far apart`),
-    parted.same > 0 ? chart({series, low: -9, high: 0, label: "op, in the order of the tape; click to go there", ticks, width: 520, pick: show}) : null,
-    make("p", {}, lengths, "Forward, they part at ", first("forward"), "; backward from the loss, at ", first("backward"), ". ",
+    parted.same > 0 && chart({series, low: -9, high: 0, label, ticks, width: 520, pick: show}),
+    make("p", {}, lengths, "Forward, they part ", first("forward"), "; backward from the loss, ", first("backward"), ". ",
       make("small", {}, `(relative difference ‖a − b‖/max(‖a‖, ‖b‖) above ${parted.limit})`)));
 }
 
 function showStep() {
   const total = k => first.ops.reduce((sum, op) => sum + op.ms[k], 0);
-  const facts = [["loss ", traces.map(trace => number(trace.loss)).join(" | ")], ["ops ", count], ["values ", bytes(first.bytes)],
+  const facts = [["loss ", traces.map(trace => number(trace.loss)).join(" | ")],
+                 ["ops ", count], ["values ", bytes(first.bytes)],
                  ["forward ", `${number(total(0), 3)} ms`], ["backward ", `${number(total(1), 3)} ms`]];
   find("facts").replaceChildren(...list(facts.map(([name, value]) => make("span", {}, name, make("b", {}, String(value))))));
-  const asked = traces.map(({asked, title}) => asked && (asked.points ? askedPoints : askedImages)(asked, traces.length > 1 ? `${title}, ` : ""));
+  const asked = traces.map(({asked, title}) =>
+    asked && (asked.points ? askedPoints : askedImages)(asked, traces.length > 1 ? `${title}, ` : ""));
   find("panels").append(...[data.parted && partedPanel(data.parted), ...asked, ...traces.map(layerBars)].filter(Boolean));
 }
 

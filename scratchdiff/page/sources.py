@@ -68,12 +68,16 @@ def gradient_lines(text: str) -> dict[int, list[str]]:
                     marks.setdefault(result.lineno - 1, names)  # one call returns several of the gradients
                     continue
                 for name, entry in zip(names, entries):
-                    for line in lines_of(base_name(entry), steps) or [entry.lineno]:
+                    own = base_name(entry) or ""
+                    name = (
+                        own if own[:1] == "d" and own != "dy" else name
+                    )  # dx of dx.reshape(shape), else after the argument
+                    for line in lines_of(own, steps) or [entry.lineno]:
                         marks.setdefault(line - 1, []).append(name)
     return marks
 
 
-def lines_of(name: str | None, steps: list[ast.stmt]) -> list[int]:
+def lines_of(name: str, steps: list[ast.stmt]) -> list[int]:
     """The lines that compute a gradient: the assignments dx = ..., dx[i] = ... or f(dx)[...] += ..., and where it is only a
     part of another array, as in dx = dxp[1:], those of that array."""
     found = []
@@ -81,8 +85,8 @@ def lines_of(name: str | None, steps: list[ast.stmt]) -> list[int]:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
         if any(name in changed_names(target) for target in targets) and "_like(" not in ast.unparse(node.value):
             found.append(node.lineno)  # an array that is only laid out, by zeros_like or empty_like, is no gradient yet
-            if base_name(node.value) != name:
-                found += lines_of(base_name(node.value), [step for step in steps if step.lineno < node.lineno])
+            if (whole := base_name(node.value)) not in (None, name):
+                found += lines_of(whole, [step for step in steps if step.lineno < node.lineno])
     return found
 
 

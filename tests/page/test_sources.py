@@ -4,7 +4,7 @@ import inspect
 
 from scratchdiff import ops
 from scratchdiff.ops.conv import convolve
-from scratchdiff.ops.norm import normalise
+from scratchdiff.ops.norm import normalise, on_pixels
 from scratchdiff.page.sources import describe, functions_of, gradient_lines
 
 
@@ -49,6 +49,10 @@ def test_each_gradient_of_the_group_norm_is_marked_and_no_other_line():
     found = marked(inspect.unwrap(normalise))
     assert {name: [line.split(" = ")[0] for line in lines] for name, lines in found.items()} == {
         "dx": ["dx"], "dscale": ["dscale"], "dshift": ["dshift"]}  # fmt: skip
+
+
+def test_a_gradient_is_named_after_the_variable_that_is_returned_where_the_arguments_begin_with_a_function():
+    assert set(marked(on_pixels)) == {"dx", "dscale", "dshift"}
 
 
 def test_a_lambda_and_a_backward_of_one_call_mark_their_own_line():
