@@ -15,7 +15,7 @@ async function unpack(text) {
 
 // ---- small things
 
-// An element: make("td", {class: "x"}, "text", anotherElement, ...); children that are null or false are left out.
+// An element: make("td", {class: "x"}, "text", anotherElement, ...); children that are null, false or "" are left out.
 function make(tag, attributes = {}, ...children) {
   const svg = ["svg", "rect", "line", "polyline", "text", "circle"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -140,14 +140,14 @@ function figure(found, name, kind, note = []) {
   return make("figure", {class: kind},
     make("figcaption", {}, make("span", {}, name), make("code", {}, form)), make("small", {}, ...note),
     make("dl", {}, facts.map(([key, value]) => make("div", {}, make("dt", {}, key), make("dd", {"data-fact": key}, value)))),
-    found.bad ? make("p", {class: "bad"}, `${found.bad} entries are infinite or NaN`) : null,
-    found.hist ? histogram(found) : null, found.pic ? picture(found.pic) : null);
+    found.bad > 0 && make("p", {class: "bad"}, `${found.bad} entries are infinite or NaN`),
+    found.hist && histogram(found), found.pic && picture(found.pic));
 }
 
 // A value of every trace, side by side, with its gradient below.
 function valueCard(name, numberIn, partIn) {
   const made = value => value.made !== null && value.made !== chosen;  // by an op before this one
-  const columns = traces.map((trace, k) => {
+  const columns = traces.map(trace => {
     const index = numberIn(trace);
     if (index === undefined) return make("div", {}, make("small", {}, "not in this trace"));
     const value = trace.values[index], part = partIn && partIn(trace), links = value.used.map(i => go(i));

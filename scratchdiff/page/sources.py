@@ -49,8 +49,8 @@ def describe(f: FunctionType) -> dict:
 def gradient_lines(text: str) -> dict[int, list[str]]:
     """{line, from 0: names of the gradients computed there} for the source of an op or formula.
 
-    Its backward is a function or lambda inside it of one argument, dy, and returns a tuple with a gradient for each argument
-    in order. The line of a gradient is where its entry of the tuple is assigned: dx = ..., dw[u, v] = ..., or the return
+    Its backward is a function or lambda inside it of one argument, dy, that returns a tuple with a gradient for each argument
+    in order. Each gradient is marked where its entry of the tuple is computed: at dx = ..., dw[u, v] = ..., or at the return
     itself if the entry is an expression."""
     (function,) = ast.parse(text).body
     if not isinstance(function, ast.FunctionDef):
@@ -59,21 +59,19 @@ def gradient_lines(text: str) -> dict[int, list[str]]:
     names = [f"d{a.arg}" for a in arguments]
     marks = {}
     for inner in ast.walk(function):
-        if isinstance(inner, (ast.FunctionDef, ast.Lambda)) and [a.arg for a in inner.args.args] == ["dy"]:
-            steps = inner.body if isinstance(inner, ast.FunctionDef) else []
-            results = [s.value for s in steps if isinstance(s, ast.Return)] if steps else [inner.body]
-            for result in results:
-                entries = result.elts if isinstance(result, ast.Tuple) else [result]
-                if any(isinstance(entry, ast.Starred) for entry in entries) or not isinstance(result, ast.Tuple):
-                    marks.setdefault(result.lineno - 1, names)  # one call returns several of the gradients
-                    continue
-                for name, entry in zip(names, entries):
-                    own = base_name(entry) or ""
-                    name = (
-                        own if own[:1] == "d" and own != "dy" else name
-                    )  # dx of dx.reshape(shape), else after the argument
-                    for line in lines_of(own, steps) or [entry.lineno]:
-                        marks.setdefault(line - 1, []).append(name)
+        if not isinstance(inner, (ast.FunctionDef, ast.Lambda)) or [a.arg for a in inner.args.args] != ["dy"]:
+            continue
+        steps = inner.body if isinstance(inner, ast.FunctionDef) else []
+        for result in [step.value for step in steps if isinstance(step, ast.Return)] or [inner.body]:
+            entries = result.elts if isinstance(result, ast.Tuple) else []
+            if not entries or any(isinstance(entry, ast.Starred) for entry in entries):
+                marks[result.lineno - 1] = names  # one call returns several of the gradients
+                continue
+            for argument, entry in zip(names, entries):
+                name = base_name(entry) or ""
+                known = name.startswith("d") and name != "dy"  # the dx of dx.reshape(shape)
+                for line in lines_of(name, steps) or [entry.lineno]:
+                    marks.setdefault(line - 1, []).append(name if known else argument)
     return marks
 
 

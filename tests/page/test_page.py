@@ -92,9 +92,17 @@ def test_the_page_names_no_other_file_and_escapes_what_the_program_says():
     assert not re.search(r'(src|href)="(?!data:,")', text.replace("&quot;", ""))
 
 
-def test_a_notebook_shows_the_page_in_a_frame(trace):
-    shown = trace._repr_html_()
-    assert shown.startswith("<iframe srcdoc=") and shown.count("data-op=&quot;") == len(trace.entries)
+def test_a_notebook_shows_the_page_in_a_frame(browser, tmp_path, trace):
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><meta charset=utf-8>{trace._repr_html_()}", encoding="utf-8")
+    with browser.new_context() as context:
+        tab = context.new_page()
+        tab.goto(notebook.as_uri())
+        frame = tab.frame_locator("iframe")
+        frame.locator("body[data-ready]").wait_for()
+        frame.locator('[data-op="5"]').click()
+        assert frame.locator("[data-op]").count() == len(trace.entries)
+        assert frame.locator("article h2").inner_text().startswith("#5")
 
 
 def test_equal_traces_never_part_and_a_broken_one_parts_at_the_op_that_is_broken(trace):
