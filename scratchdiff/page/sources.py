@@ -1,6 +1,7 @@
 """The source of an op as it stands in its file: its function, the functions that it calls, and the line of each gradient."""
 
 import ast
+import dis
 import inspect
 import sys
 import textwrap
@@ -28,9 +29,9 @@ def functions_of(f: Callable) -> list[FunctionType]:
 
 
 def global_names(code: CodeType) -> list[str]:
-    """The names that a function's code and the functions inside it look up, in order."""
-    inner = [name for const in code.co_consts if isinstance(const, CodeType) for name in global_names(const)]
-    return [*code.co_names, *inner]
+    """The global names that a function's code and the functions inside it look up, in order."""
+    own = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+    return own + [name for const in code.co_consts if isinstance(const, CodeType) for name in global_names(const)]
 
 
 def describe(f: FunctionType) -> dict:
@@ -49,9 +50,9 @@ def describe(f: FunctionType) -> dict:
 def gradient_lines(text: str) -> dict[int, list[str]]:
     """{line, from 0: names of the gradients computed there} for the source of an op or formula.
 
-    Its backward is a function or lambda inside it of one argument, dy, that returns a tuple with a gradient for each argument
-    in order. Each gradient is marked where its entry of the tuple is computed: at dx = ..., dw[u, v] = ..., or at the return
-    itself if the entry is an expression."""
+    Its backward is a function or lambda inside it of one argument, dy, that returns a tuple with a gradient for each argument.
+    Each is marked where its entry of the tuple is computed: at dx = ..., dw[u, v] = ..., or at the return itself if the entry
+    is an expression. "all": one call returns them together."""
     (function,) = ast.parse(text).body
     if not isinstance(function, ast.FunctionDef):
         return {}
@@ -65,7 +66,7 @@ def gradient_lines(text: str) -> dict[int, list[str]]:
         for result in [step.value for step in steps if isinstance(step, ast.Return)] or [inner.body]:
             entries = result.elts if isinstance(result, ast.Tuple) else []
             if not entries or any(isinstance(entry, ast.Starred) for entry in entries):
-                marks[result.lineno - 1] = names  # one call returns several of the gradients
+                marks[result.lineno - 1] = ["all"]
                 continue
             for argument, entry in zip(names, entries):
                 name = base_name(entry) or ""
