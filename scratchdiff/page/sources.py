@@ -13,7 +13,7 @@ from scratchdiff.kernels import FORMULAS
 
 
 def functions_of(f: Callable) -> list[FunctionType]:
-    """f and the functions behind it, in the order in which they are met: of its own file, or marked @op or @kernel.
+    """f and the functions behind it, in the order in which they are met: of the caller's file, or marked @op or @kernel.
 
     A function marked @kernel is shown as its formula in NumPy, whichever twin runs. `check...` functions are left out."""
     found = [f]
@@ -22,7 +22,7 @@ def functions_of(f: Callable) -> list[FunctionType]:
             h = g.__globals__.get(name)
             marked = hasattr(h, "on_arrays") or inspect.unwrap(h) is FORMULAS.get(name) if callable(h) else False
             h = inspect.unwrap(h) if callable(h) else None
-            local = isinstance(h, FunctionType) and h.__code__.co_filename == f.__code__.co_filename
+            local = isinstance(h, FunctionType) and h.__code__.co_filename == g.__code__.co_filename
             if (marked or local) and h not in found and not name.startswith("check"):
                 found.append(h)
     return found
@@ -50,9 +50,9 @@ def describe(f: FunctionType) -> dict:
 def gradient_lines(text: str) -> dict[int, list[str]]:
     """{line, from 0: names of the gradients computed there} for the source of an op or formula.
 
-    Its backward is a function or lambda inside it of one argument, dy, that returns a tuple with a gradient for each argument.
-    Each is marked where its entry of the tuple is computed: at dx = ..., dw[u, v] = ..., or at the return itself if the entry
-    is an expression. "all": one call returns them together."""
+    Its backward is a function or lambda inside it of one argument, dy. It returns a tuple with a gradient for each argument,
+    and each is marked where its entry is computed: at dx = ..., dw[u, v] = ..., or at the return if it is an expression.
+    "all" stands where one call returns them together."""
     (function,) = ast.parse(text).body
     if not isinstance(function, ast.FunctionDef):
         return {}
