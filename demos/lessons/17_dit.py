@@ -85,7 +85,7 @@ def main(out="runs/lessons", small=False, seconds=100.0):
     reference = images[::50] if small else images
     losses, digits, figures = {}, {}, {}
     for name in NETWORKS:
-        steps = 3 if small else max(3, round(seconds / per_step[name]))
+        steps = 2 if small else max(3, round(seconds / per_step[name]))
         model, diffusion, ema, running = begin(name, images, labels, steps)
         losses[name] = np.array([step.loss for step in running])
         with ema.applied():

@@ -59,3 +59,16 @@ def test_the_gradient_with_respect_to_the_time_matches_finite_differences():
 def test_the_embedding_refuses_another_shape_or_too_few_dimensions(shape, dim):
     with pytest.raises(ValueError, match=rf"^timestep_embedding: needs t of shape \(N,\) and dim >= 4, got .*dim {dim}$"):
         ops.timestep_embedding(np.ones(shape), dim)
+
+
+def test_a_look_up_is_a_product_with_one_hot_rows_and_so_is_its_gradient():
+    rng = np.random.default_rng(0)
+    table, indices = sd.Tensor(rng.standard_normal((4, 3))), np.array([[0, 2, 2], [3, 0, 2]])
+    one_hot = np.eye(4)[indices]
+    with sd.Tape() as tape:
+        y = ops.embedding(table, indices)
+        dy = rng.standard_normal(y.shape)
+        loss = (y * dy).sum()
+    tape.backward(loss)
+    np.testing.assert_array_equal(y.data, one_hot @ table.data)
+    np.testing.assert_allclose(table.grad, np.einsum("nls,nlw->sw", one_hot, dy), rtol=1e-14)

@@ -65,3 +65,35 @@ def test_a_block_and_its_gradients_equal_pytorchs(rng, pre_norm, cross, causal):
     close(np.concatenate([p.w.grad.T for p in (ours.attention.q, ours.attention.k, ours.attention.v)]),
           theirs.self_attn.in_proj_weight.grad)  # fmt: skip
     close(ours.norms[0].scale.grad, theirs.norm1.weight.grad)
+
+
+SEEN = np.arange(5) < np.array([5, 3])[:, None, None, None]  # (N, 1, 1, M): the second sequence ends after three
+INDICES = np.array([[0, 3, 3], [2, 0, 3]])
+F = torch.nn.functional
+PAIRS = {  # op: (ours, PyTorch's, the shapes of its arguments)
+    "attention under a padding mask": (
+        lambda q, k, v: sd.ops.attention(q, k, v, mask=SEEN),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.from_numpy(SEEN)),
+        [(2, 3, 4, 6), (2, 3, 5, 6), (2, 3, 5, 6)],
+    ),
+    "embedding": (lambda w: sd.ops.embedding(w, INDICES), lambda w: F.embedding(torch.from_numpy(INDICES), w), [(4, 3)]),
+    "layer_norm": (sd.ops.layer_norm, lambda x, *args: F.layer_norm(x, (7,), *args), [(2, 3, 7), (7,), (7,)]),
+    "huber": (lambda x, y: sd.ops.huber(x, y, delta=0.7), lambda x, y: F.huber_loss(x, y, delta=0.7), [(4, 3), (4, 3)]),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_op_and_its_gradients_equal_pytorchs(rng, name):
+    ours, theirs, shapes = PAIRS[name]
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    tensors, torchs = [sd.Tensor(a) for a in arrays], [torch.tensor(a, requires_grad=True) for a in arrays]
+    with sd.Tape() as tape:
+        y = ours(*tensors)
+        dy = rng.standard_normal(y.shape)
+        loss = (y * dy).sum()
+    tape.backward(loss)
+    ty = theirs(*torchs)
+    (ty * torch.from_numpy(np.asarray(dy))).sum().backward()
+    np.testing.assert_allclose(y.data, ty.detach().numpy(), rtol=1e-10)
+    for x, tx in zip(tensors, torchs):
+        np.testing.assert_allclose(x.grad, tx.grad.numpy(), rtol=1e-10, atol=1e-12)
