@@ -8,9 +8,11 @@
 #
 # Expect: a table of 23 numbers with their gradients, found in three ways that agree. It takes three seconds.
 #
-# `python demos/lessons/01_chain_rule.py` writes runs/lessons/01_chain_rule.png.
+# `python demos/lessons/01_chain_rule.py` writes runs/lessons/01_chain_rule.png, and 01_chain_rule.html for a browser.
 
 # %%
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 from lesson import record, save, shade
@@ -146,6 +148,22 @@ def largest_difference(some, others):
 
 
 # %% [markdown]
+# ## The tape's page
+#
+# For four ops a table is enough; a U-Net has three hundred. `sd.trace` keeps all that a tape saw, and `sd.save_page`
+# writes it as a page for a browser: each op with its source, its numbers and their gradients. The keys j and k walk
+# along the list, and b turns round, to go backwards as the gradient does.
+
+
+# %%
+def save_tape(path, x, target, **weights):
+    """Write the page of the network's tape."""
+    tensors = {name: sd.Tensor(value) for name, value in dict(x=x, **weights).items()}
+    trace = sd.trace(lambda: network(target=target, **tensors), tensors, title="Lesson 01: a two-layer network")
+    sd.save_page(trace, path)
+
+
+# %% [markdown]
 # ## What it is good for
 #
 # The gradient of all weights points to where the loss grows fastest. A small step of size r against it, w ← w − r dw,
@@ -168,6 +186,7 @@ def main(out="runs/lessons", small=False):
     print("\nThe tape, forwards and backwards:")
     of_tape = by_tape(X, TARGET, **WEIGHTS)
     of_nudging = by_nudging(X, TARGET, **WEIGHTS)
+    save_tape(Path(out) / "01_chain_rule.html", X, TARGET, **WEIGHTS)
     fall, promised = step_down(WEIGHTS, gradients, 0.001)
     picture(out, values, gradients)
     print()
