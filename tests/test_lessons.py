@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +84,25 @@ def test_a_lesson_opens_with_its_question_says_what_to_expect_and_ends_with_thre
     assert re.search(r"second|minute", head)
     exercises = text.split("## Exercises")[1]
     assert [number for number in "123" if f"\n# {number}. " in exercises] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["01_chain_rule", "03_backwards_by_hand"])
+def test_a_lesson_becomes_a_notebook_that_runs_and_shows_its_picture(name, tmp_path, monkeypatch):
+    for library in ("jupytext", "nbclient", "ipykernel"):
+        pytest.importorskip(library, reason=f"needs {library}: pip install -e '.[notebook]'")
+    import nbclient
+    import nbformat
+
+    for file in ("lesson.py", f"{name}.py"):
+        shutil.copy(DEMOS / "lessons" / file, tmp_path)
+    subprocess.run([sys.executable, "-m", "jupytext", "--to", "notebook", f"{name}.py"], cwd=tmp_path, check=True)
+    notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+    assert [cell.cell_type for cell in notebook.cells].count("markdown") >= 4
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = notebook.cells[-1].outputs
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    assert any("by hand" in output.get("text", "") for output in shown)
 
 
 def test_every_row_of_the_ledger_names_a_lesson_and_a_figure_that_it_records():
