@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import scratchdiff as sd
 
@@ -23,6 +24,7 @@ def test_the_program_in_the_readme_trains_and_samples_moons(tmp_path, monkeypatc
     assert np.mean(to_moons) < 0.3 * np.mean(of_noise)
 
 
-def test_every_file_that_the_readme_links_to_exists():
-    for path in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
-        assert (README.parent / path).exists(), path
+@pytest.mark.parametrize("readme", [README, README.parent / "demos" / "README.md"], ids=["README", "the course"])
+def test_every_file_that_it_links_to_exists(readme):
+    for path in re.findall(r"\]\(([^)#:]+)\)", readme.read_text(encoding="utf-8")):
+        assert (readme.parent / path).exists(), path
