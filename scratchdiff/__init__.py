@@ -30,6 +30,7 @@ Read them in this order, or begin at demos/mnist.py and look up what it calls.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from scratchdiff import data, diffusion, nn, ops
 from scratchdiff.autograd import Tape, Tensor, op
@@ -96,6 +97,12 @@ from scratchdiff.page import save_page
 from scratchdiff.recompute import recompute
 from scratchdiff.trace import trace, trace_step
 
+if TYPE_CHECKING:  # what `__getattr__` below imports when it is asked for, so that editors know it
+    from scratchdiff import checkpoint, kernels, metrics, optim, parallel, plots, recipes, runs, train, weights  # noqa: F401
+    from scratchdiff.weights.diffusers import load_diffusers, save_diffusers
+    from scratchdiff.weights.openai import load_openai
+    from scratchdiff.weights.pretrained import pretrained
+
 __version__ = "0.1.0"
 
 __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusion", "ImportanceTimes", "MLP", "Oracle",
@@ -113,6 +120,15 @@ __all__ = ["Adam", "BinomialDiffusion", "Bound", "DiT", "EMA", "GaussianDiffusio
 
 LAZY = "checkpoint", "kernels", "metrics", "optim", "parallel", "plots", "recipes", "runs", "train", "weights"
 WEIGHTS = {"load_diffusers": "diffusers", "load_openai": "openai", "pretrained": "pretrained", "save_diffusers": "diffusers"}
+
+
+def drawn_by(name: str):
+    """`_repr_png_`, which a notebook calls, by the function of `plots.py` of this name: imported only then."""
+    return lambda self: getattr(import_module("scratchdiff.plots"), name)(self)
+
+
+# pyright: reportAttributeAccessIssue=false
+Schedule._repr_png_, Bound._repr_png_ = drawn_by("png_of_schedule"), drawn_by("png_of_bound")
 
 
 def __getattr__(name):

@@ -12,13 +12,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 import numpy as np
 
 from scratchdiff.checks import require
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+P = ParamSpec("P")
 active_tape: ContextVar["Tape | None"] = ContextVar("tape", default=None)
 
 
@@ -32,6 +33,8 @@ class Tensor:
     """
 
     __slots__ = ("data", "grad")
+    data: np.ndarray
+    grad: np.ndarray | None
     __array_ufunc__ = None  # array + tensor is the tensor's business: Python falls back on Tensor.__radd__
 
     def __init__(self, data):
@@ -59,6 +62,14 @@ class Tensor:
     def __repr__(self):
         return f"Tensor({self.data!r})"
 
+    if TYPE_CHECKING:  # what ops/arithmetic.py and ops/shape.py attach, for editors
+
+        def sum(self, *args, **settings) -> "Tensor": ...
+
+        mean = reshape = transpose = __getitem__ = __neg__ = __pow__ = __matmul__ = __rmatmul__ = sum
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = sum
+        T: "Tensor"
+
 
 class Record(NamedTuple):
     """A line of the tape: the op that ran (a function on arrays), on what, and what it returned."""
@@ -85,6 +96,11 @@ class Tape:
     def __init__(self, watch: Callable | None = None):
         self.records: list[Record] = []
         self.state, self.watch = "new", watch
+
+    def __repr__(self):
+        names = [record.name for record in self.records]
+        shown = ", ".join(names if len(names) < 9 else [*names[:4], "...", *names[-4:]])
+        return f"Tape({self.state}, {len(names)} ops{': ' if names else ''}{shown})"
 
     def __enter__(self):
         require(active_tape.get() is None, "Tape: tapes do not nest; leave the outer `with Tape()` block first")
@@ -133,7 +149,7 @@ class Tape:
                     x.grad = dx if x.grad is None else x.grad + dx
 
 
-def op(f: Callable) -> Callable:
+def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
     """Lift `f(*arrays, **settings) -> (y, backward)` to Tensors.
 
     `backward(dy)` returns a tuple: dL/dx for each of f's array arguments in order, or None where there is none (settings
@@ -163,7 +179,7 @@ def op(f: Callable) -> Callable:
                 tape.watch(record, None, None)
         return out
 
-    lifted.on_arrays = f
+    lifted.on_arrays = f  # pyright: ignore[reportAttributeAccessIssue]
     return lifted
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import struct
+import sys
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -225,11 +226,11 @@ def claimed(folder):
 
 def lock(file) -> None:
     """Lock an open file for this process, or raise OSError at once if another has."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         import msvcrt
 
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
+        import fcntl
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

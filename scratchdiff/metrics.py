@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from scratchdiff import ops
 from scratchdiff.checks import require, require_positive_integers
@@ -130,7 +130,7 @@ def precision_recall(samples, real, k: int = 3) -> tuple[float, float]:
     require(fit, f"precision_recall: needs (n, d) and (m, d) with n, m > k = {k}", samples=samples, real=real)
 
     def share_inside(points, of):
-        tree = cKDTree(of)
+        tree = KDTree(of)
         radius = tree.query(of, k + 1)[0][:, k]  # the nearest point of the set is the point itself
         return float(np.mean([(np.linalg.norm(of - x, axis=1) <= radius).any() for x in points]))
 

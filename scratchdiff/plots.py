@@ -1,8 +1,11 @@
-"""Pictures of what happens: each function takes arrays and a path, and writes one file.
+"""Pictures of what happens: each function takes arrays and a path, writes one file and returns the figure that it holds.
+
+With None for the path nothing is written: a notebook shows what is returned.
 
 Images are (N, H, W, C) in [−1, 1] with C = 1 (grey) or 3 (colour), values outside are clipped; points are (n, 2).
 """
 
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -51,6 +54,41 @@ def enlarged(picture: np.ndarray, scale: int) -> Image.Image:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
+class Picture(Figure):
+    """matplotlib's Figure, which a notebook also shows where nobody imports pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=90)
+        return file.getvalue()
+
+
+def finished(figure: Picture, path, dpi=130) -> Picture:
+    """The figure, written to path unless that is None."""
+    if path is not None:
+        figure.savefig(prepare(path), dpi=dpi)
+    return figure
+
+
+def png_of_schedule(schedule) -> bytes:
+    """A schedule's ᾱ_t and log-SNR, log ᾱ_t/(1−ᾱ_t), over t: a PNG, as a notebook shows it. The SNR is 0 where ᾱ_T is."""
+    fig = Picture(figsize=(8, 2.8), layout="constrained")
+    t, alpha_bar = np.arange(1, schedule.T + 1), schedule.alpha_bar[1:]
+    share, log_snr = fig.subplots(1, 2)
+    share.plot(t, alpha_bar, color=INK)
+    share.set(xlabel="t", ylabel="$\\bar\\alpha_t$, the data's share in $x_t$", ylim=(-0.02, 1.02))
+    log_snr.plot(t[alpha_bar > 0], -2 * schedule.log_sigma()[alpha_bar > 0], color=INK)
+    log_snr.set(xlabel="t", ylabel="log SNR")
+    for ax in (share, log_snr):
+        ax.grid(alpha=0.3)
+    return fig._repr_png_()
+
+
+def png_of_bound(bound) -> bytes:
+    """A bound's terms by t, as a notebook shows it."""
+    return save_bound(None, {f"{bound.bits_per_dim:.3f} bits/dim": bound}, "")._repr_png_()
+
+
 def prepare(path) -> Path:
     """The path, with its folder made."""
     path = Path(path)
@@ -58,9 +96,12 @@ def prepare(path) -> Path:
     return path
 
 
-def save_images(path, images, columns=None, scale=2) -> None:
+def save_images(path, images, columns=None, scale=2) -> Image.Image:
     """Write a grid of images as PNG. Raises ValueError as `grid`."""
-    enlarged(grid(images, columns), scale).save(prepare(path))
+    image = enlarged(grid(images, columns), scale)
+    if path is not None:
+        image.save(prepare(path))
+    return image
 
 
 def save_gif(path, frames: Iterable[np.ndarray], milliseconds=60, hold=2000, scale=1) -> None:
@@ -74,23 +115,23 @@ def save_gif(path, frames: Iterable[np.ndarray], milliseconds=60, hold=2000, sca
     pictures[0].save(prepare(path), save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def save_strip(path, moments: list[np.ndarray], titles: list[str], title="") -> None:
+def save_strip(path, moments: list[np.ndarray], titles: list[str], title="") -> Picture:
     """Write a strip: column k shows the images moments[k] (n, H, W, C) under titles[k]; a row follows one image in time.
 
     Raises ValueError if there are no moments or not a title for each."""
     if not moments or len(moments) != len(titles):
         raise ValueError(f"save_strip: {len(moments)} moments and {len(titles)} titles")
-    fig = Figure(figsize=(1.05 * len(moments), 0.5 + 1.05 * len(moments[0])), layout="constrained")
+    fig = Picture(figsize=(1.05 * len(moments), 0.5 + 1.05 * len(moments[0])), layout="constrained")
     for k, (images, label) in enumerate(zip(moments, titles)):
         ax = fig.add_subplot(1, len(moments), k + 1)
         ax.imshow(grid(images, columns=1), cmap="gray", vmin=0, vmax=255)
         ax.set_title(label, fontsize=9)
         ax.set_axis_off()
     fig.suptitle(title, fontsize=11)
-    fig.savefig(prepare(path), dpi=130)
+    return finished(fig, path)
 
 
-def save_loss(path, losses, title="Training loss") -> None:
+def save_loss(path, losses, title="Training loss") -> Picture:
     """Write the loss of each step, pale, and its running mean over a fiftieth of the run, on a logarithmic axis.
 
     Raises ValueError if there is no loss."""
@@ -100,17 +141,17 @@ def save_loss(path, losses, title="Training loss") -> None:
     steps = np.arange(1, len(losses) + 1)
     width = max(1, len(losses) // 50)
     means = np.convolve(losses, np.full(width, 1 / width), mode="valid")
-    fig = Figure(figsize=(7, 4), layout="constrained")
+    fig = Picture(figsize=(7, 4), layout="constrained")
     ax = fig.add_subplot()
     ax.plot(steps, losses, color=PALE, linewidth=0.7, label="each step")
     ax.plot(steps[width - 1 :], means, color=INK, linewidth=1.6, label=f"mean of {width} steps")
     ax.set(yscale="log", xlabel="step", ylabel="loss (mean squared error)", title=title)
     ax.grid(alpha=0.3, which="both")
     ax.legend()
-    fig.savefig(prepare(path), dpi=130)
+    return finished(fig, path)
 
 
-def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> None:
+def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> Picture:
     """Write the terms of variational bounds {label: Bound} over t, on a logarithmic axis.
 
     Left, t · L_{t−1} for t ≥ 2, means over strata: the area under it is bits. Right, L_0 + ... + L_{t−1}, which starts
@@ -118,7 +159,7 @@ def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> Non
     Raises ValueError if there is no bound."""
     if not bounds:
         raise ValueError("save_bound: no bounds")
-    fig = Figure(figsize=(10, 4), layout="constrained")
+    fig = Picture(figsize=(10, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
     for label, bound in bounds.items():
         bits = bound.nats[:-1] / (bound.dims * np.log(2))  # L_{t−1} at index t − 1
@@ -139,7 +180,7 @@ def save_bound(path, bounds: dict, title="Where the bits go", truth=None) -> Non
         ax.grid(alpha=0.3, which="both")
     right.legend(fontsize=9)
     fig.suptitle(title, fontsize=12)
-    fig.savefig(prepare(path), dpi=130)
+    return finished(fig, path)
 
 
 def axes_of_plane(ax, limit: float, title: str) -> None:
@@ -148,24 +189,24 @@ def axes_of_plane(ax, limit: float, title: str) -> None:
     ax.set_title(title, fontsize=10)
 
 
-def save_clouds(path, clouds: list[np.ndarray], titles: list[str], title="", limit=3.0) -> None:
+def save_clouds(path, clouds: list[np.ndarray], titles: list[str], title="", limit=3.0) -> Picture:
     """Write scatter plots of points (n, 2) side by side, one under each title. Raises ValueError as `save_strip`."""
     if not clouds or len(clouds) != len(titles) or any(np.shape(points)[1:] != (2,) for points in clouds):
         raise ValueError(f"save_clouds: {len(titles)} titles for clouds of shapes {[np.shape(points) for points in clouds]}")
-    fig = Figure(figsize=(2.2 * len(clouds), 2.7), layout="constrained")
+    fig = Picture(figsize=(2.2 * len(clouds), 2.7), layout="constrained")
     for k, (points, label) in enumerate(zip(clouds, titles)):
         ax = fig.add_subplot(1, len(clouds), k + 1)
         ax.scatter(*points.T, s=1.5, color=INK, linewidths=0)
         axes_of_plane(ax, limit, label)
     fig.suptitle(title, fontsize=12)
-    fig.savefig(prepare(path), dpi=130)
+    return finished(fig, path)
 
 
 def cloud_frame(points, title: str, limit=3.0) -> np.ndarray:
     """One scatter plot of points (n, 2) as a uint8 picture (H, W, 3): a frame of a GIF. ValueError for other shapes."""
     if np.shape(points)[1:] != (2,):
         raise ValueError(f"cloud_frame: needs points of shape (n, 2), got {np.shape(points)}")
-    fig = Figure(figsize=(3.6, 3.8), dpi=100, layout="constrained")
+    fig = Picture(figsize=(3.6, 3.8), dpi=100, layout="constrained")
     ax = fig.add_subplot()
     ax.scatter(*points.T, s=2, color=INK, linewidths=0)
     axes_of_plane(ax, limit, title)
@@ -174,7 +215,7 @@ def cloud_frame(points, title: str, limit=3.0) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int], title="", limit=3.0) -> None:
+def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int], title="", limit=3.0) -> Picture:
     """Write, for each time t, the points clouds[k] under arrows of field(x (n, 2), t) → (n, 2) on a grid over the plane.
 
     An arrow's direction is the field's; its length is s/(s + median s) of a cell where the field has strength s.
@@ -184,7 +225,7 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
         raise ValueError(f"save_field: {len(times)} times for clouds of shapes {[np.shape(points) for points in clouds]}")
     axis = np.linspace(-limit, limit, 21)
     x = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    fig = Figure(figsize=(3.6 * len(times), 4.1), layout="constrained")
+    fig = Picture(figsize=(3.6 * len(times), 4.1), layout="constrained")
     for k, (points, t) in enumerate(zip(clouds, times)):
         arrows = np.asarray(field(x, t))
         strength = np.linalg.norm(arrows, axis=1, keepdims=True)
@@ -194,17 +235,17 @@ def save_field(path, field: Callable, clouds: list[np.ndarray], times: list[int]
         ax.quiver(*x.T, *arrows.T, angles="xy", scale_units="xy", scale=1, color=WARM, width=0.004)
         axes_of_plane(ax, limit, f"t = {t}")
     fig.suptitle(title, fontsize=12)
-    fig.savefig(prepare(path), dpi=130)
+    return finished(fig, path)
 
 
-def save_curves(path, panels: list[dict], title="") -> None:
+def save_curves(path, panels: list[dict], title="") -> Picture:
     """Write panels of curves side by side, both axes logarithmic.
 
     A panel: curves, {label: (x, y)}; references, {label: (x, y)}, what the curves are compared with, drawn black and
     dashed; xlabel, ylabel, title; and if wanted xscale, yscale or ylim. Raises ValueError if there is no panel."""
     if not panels:
         raise ValueError("save_curves: no panels")
-    fig = Figure(figsize=(6.2 * len(panels), 4.4), layout="constrained")
+    fig = Picture(figsize=(6.2 * len(panels), 4.4), layout="constrained")
     for k, panel in enumerate(panels):
         ax = fig.add_subplot(1, len(panels), k + 1)
         for label, (x, y) in panel["curves"].items():
@@ -216,4 +257,4 @@ def save_curves(path, panels: list[dict], title="") -> None:
         ax.grid(alpha=0.3, which="both")
         ax.legend(fontsize=8)
     fig.suptitle(title, fontsize=12)
-    fig.savefig(prepare(path), dpi=130)
+    return finished(fig, path)

@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -34,12 +34,12 @@ def watch_training(steps: Iterator, description="training") -> Iterator:
             yield step
 
 
-def watch_sampling(steps: Iterator, total: int, description="sampling") -> Iterator:
+def watch_sampling(steps: Iterable, total: int | None, description="sampling") -> Iterable:
     """Pass on the SamplerSteps of a sampler, showing how many of `total` are done and the time left."""
     return progress_bar(steps, total=total, desc=description, unit="step")
 
 
-def watch_batches(batches, description: str) -> Iterator:
+def watch_batches(batches: Iterable, description: str) -> Iterable:
     """Pass on the items of a sequence, showing how many are done and the time left."""
     return progress_bar(batches, desc=description, unit="batch")
 

@@ -30,14 +30,14 @@ SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule, "quadratic": 
              "sigmoid_alpha_bar": sigmoid_alpha_bar_schedule}  # fmt: skip
 
 # The U-Net on which speed is measured and single gradients are checked (2,734,945 parameters).
-YARDSTICK = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1,
+YARDSTICK: dict = dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2, 4), num_res_blocks=1,
                  attn_resolutions=(7,), groups=8)  # fmt: skip
 
 # Digits in three minutes on two cores, found by trying. A small net and small batches take more steps in that time than
 # larger ones; attention pays; a high learning rate pays most of all. eta = 1 (fresh noise at each sampling step) lets
 # late steps mend what early ones got wrong. guidance = 0.5 trades a little variety for clearness; demos/README.md has the
 # figures by which it was chosen.
-MNIST = dict(
+MNIST: dict = dict(
     network="UNet",
     network_args=dict(image_size=28, in_channels=1, out_channels=1, ch=32, ch_mult=(1, 2), num_res_blocks=1,
                       attn_resolutions=(7,), groups=8, patch_size=2, num_classes=10),
@@ -46,10 +46,10 @@ MNIST = dict(
 )  # fmt: skip
 
 # The diffusion Transformer in the U-Net's place: demos/lessons/17_dit.py compares them.
-DIT = dict(width=96, depth=4, heads=4, patch_size=4)
+DIT: dict = dict(width=96, depth=4, heads=4, patch_size=4)
 
 # Points in the plane in under a minute.
-TOY = dict(
+TOY: dict = dict(
     network="MLP", network_args=dict(dim=2, width=128, num_blocks=3),
     schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, images=False, eta=0.0,
     loss="simple", label_dropout=0.1, accumulate=1, flip=False,

@@ -60,6 +60,11 @@ def test_a_tensor_is_an_array_to_numpy():
     assert not np.shares_memory(np.array(x), A)
     assert np.asarray(x, np.float32).dtype == np.float32
     assert repr(x) == f"Tensor({A!r})"
+    with sd.Tape() as tape:
+        assert repr(tape) == "Tape(recording, 0 ops)"
+        for _ in range(9):
+            x = ops.silu(x)
+    assert repr(tape) == "Tape(recorded, 9 ops: silu, silu, silu, silu, ..., silu, silu, silu, silu)"
 
 
 def test_a_tensor_unpacks_into_its_rows():

@@ -74,3 +74,13 @@ def test_curves_fill_their_panels_and_refuse_to_draw_nothing(tmp_path):
         assert picture.size == (1612, 572) and len(picture.convert("L").getcolors()) > 20
     with pytest.raises(ValueError, match="save_curves: no panels"):
         plots.save_curves(tmp_path / "none.png", [])
+
+
+def test_with_none_for_the_path_nothing_is_written_and_the_figure_comes_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    figure = plots.save_loss(None, [3.0, 2.0, 1.0])
+    assert figure._repr_png_().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == []
+    same = plots.save_loss("loss.png", [3.0, 2.0, 1.0])
+    assert [len(ax.lines) for ax in same.axes] == [2] and (tmp_path / "loss.png").exists()
+    assert plots.save_images(None, np.zeros((3, 4, 4, 1))).size == (28, 28)
+    assert sd.linear_schedule()._repr_png_().startswith(b"\x89PNG")

@@ -680,6 +680,10 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     ],
     "plots.save_bound": [(lambda: plots.save_bound("x.png", {}), "save_bound: no bounds")],
     "plots.save_curves": [(lambda: plots.save_curves("x.png", []), "save_curves: no panels")],
+    "plots.Picture": [],  # takes what matplotlib takes
+    "plots.finished": [],  # as `prepare`
+    "plots.png_of_schedule": [],  # notebooks call these two, with what they belong to
+    "plots.png_of_bound": [],
     "plots.prepare": [],  # takes any path
     "plots.axes_of_plane": [],  # takes what matplotlib takes
 }

@@ -30,6 +30,11 @@ class Bound(NamedTuple):
     terms: np.ndarray
     dims: int
 
+    def __repr__(self):
+        bits = self.nats / (self.dims * np.log(2))
+        parts = f"L_0 {bits[0]:.3g} + L_1..L_T-1 {bits[1:-1].sum():.3g} + L_T {bits[-1]:.2g}"
+        return f"Bound({self.bits_per_dim:.4g} ± {self.standard_error:.2g} bits/dim = {parts}; N = {len(self.terms)})"
+
     @property
     def nats(self) -> np.ndarray:
         """L_0 ... L_T, (T + 1,), the mean over all x0."""

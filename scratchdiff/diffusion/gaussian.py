@@ -63,6 +63,10 @@ class GaussianDiffusion:
         if variance == "fixed_large":
             self.p_logvar = np.concatenate([self.posterior_logvar[:2], self.log_beta[2:]])
 
+    def __repr__(self):
+        settings = f"predict={self.predict!r}, variance={self.variance!r}, images={self.images}"
+        return f"GaussianDiffusion({self.schedule}, {settings})"
+
     def extract(self, array: np.ndarray, t, like: np.ndarray) -> np.ndarray:
         """array[t] shaped to multiply `like` (N, ...), in its dtype. Raises ValueError for t outside 1..T."""
         t = np.asarray(t)

@@ -136,20 +136,19 @@ def misfit(diffusion, model, operator, y, xt, t, dtype=np.float64) -> tuple[np.n
     """(the model's output at x_t, ‖y − A x0_hat(x_t)‖² of each sample (N,), its gradient with respect to x_t).
 
     dtype: that of the model. x0_hat is not clipped here: no gradient passes where a clip acts."""
-    out = squares = None
+    seen = {}
 
     def total(x):
-        nonlocal out, squares
         out = model(x, t)
         prediction, _ = diffusion.split_output(out, x)
         difference = operator(diffusion.predict_x0(x, t, prediction)) - y
         fits = difference.ndim >= 1 and len(difference) == len(x)
         require(fits, "the operator and y must give one row for each of x", rows=difference, y=y, x=x)
-        squares = np.square(difference.data.reshape(len(x), -1), dtype=np.float64).sum(1)
+        seen.update(out=out.data, squares=np.square(difference.data.reshape(len(x), -1), dtype=np.float64).sum(1))
         return (difference * difference).sum()
 
     dsquare = gradient(total, xt, dtype)
-    return out.data, squares, dsquare
+    return seen["out"], seen["squares"], dsquare
 
 
 def check_measurement(name: str, y) -> np.ndarray:

@@ -76,7 +76,7 @@ class Oracle:
         """log p_t(x) in nats, (N,); t = 0 is the data itself (no density where cov = 0)."""
         from scipy.special import logsumexp
 
-        return logsumexp(self.posterior(x, t).logits, axis=1)
+        return np.asarray(logsumexp(self.posterior(x, t).logits, axis=1))
 
     def score(self, x, t) -> np.ndarray:
         """∇ log p_t(x) = (a E[x_0 | x] − x)/s², of x's shape (Tweedie's formula; Efron 2011)."""
@@ -145,7 +145,8 @@ class Oracle:
         """(√ᾱ_t, √(1−ᾱ_t)) for flat x (N, d): (N, 1) each; t = 0 too."""
         if np.ndim(t) == 0 and t == 0:
             return np.ones((len(x), 1)), np.zeros((len(x), 1))
-        return tuple(np.broadcast_to(c, (len(x), 1)) for c in self.diffusion.signal_and_noise(t, x))
+        a, s = self.diffusion.signal_and_noise(t, x)
+        return np.broadcast_to(a, (len(x), 1)), np.broadcast_to(s, (len(x), 1))
 
     def posterior(self, x, t):
         """What x_t = x says of x_0, as the mixture p(x_0 | x): a Posterior. Raises ValueError for x of another shape."""

@@ -14,7 +14,7 @@ from scratchdiff.ops.activations import logistic
 NOISE_AT_T = 0.01  # the largest ᾱ_T without a warning: a tenth of the data's amplitude, √ᾱ_T, is then left in x_T
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
     """The arrays of a noise schedule, made from β_1..β_T.
 
@@ -28,11 +28,11 @@ class Schedule:
     Raises ValueError unless betas is a vector with entries in (0, 1), the last in (0, 1].
     """
 
-    betas: np.ndarray = field(repr=False)
+    betas: np.ndarray
     T: int = field(init=False)
-    beta: np.ndarray = field(init=False, repr=False)
-    alpha: np.ndarray = field(init=False, repr=False)
-    alpha_bar: np.ndarray = field(init=False, repr=False)
+    beta: np.ndarray = field(init=False)
+    alpha: np.ndarray = field(init=False)
+    alpha_bar: np.ndarray = field(init=False)
 
     def __post_init__(self):
         betas = np.asarray(self.betas, np.float64)
@@ -51,6 +51,10 @@ class Schedule:
         if left > NOISE_AT_T:
             kept = f"ᾱ_T = {left:.2g} after T = {self.T} steps: x_T keeps {np.sqrt(left):.0%} of the data's amplitude"
             warnings.warn(f"Schedule: {kept}, but sampling starts from noise; take more steps or larger β", stacklevel=3)
+
+    def __repr__(self):
+        ends = f"beta {self.betas[0]:.3g} to {self.betas[-1]:.3g}, alpha_bar[T] {self.alpha_bar[-1]:.2g}"
+        return f"Schedule(T = {self.T}, {ends})"
 
     def sigma(self, t):
         """σ_t = √((1−ᾱ_t)/ᾱ_t), the noise in units of the signal, for real t in [1, T] (number or array).

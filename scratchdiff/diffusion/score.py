@@ -170,7 +170,7 @@ def ratio_for_overlap(dims: int, target: float = 0.5) -> float:
     require(dims >= 5, "ratio_for_overlap: dims must be at least 5", dims=dims)
     require(0 < target < 0.99, "ratio_for_overlap: target must be in (0, 0.99)", target=target)
     shell = np.sqrt(2 * dims)
-    return brentq(lambda gamma: overlap(gamma, dims) - target, 1.0, (shell + 10) / (shell - 3))
+    return float(brentq(lambda gamma: overlap(gamma, dims) - target, 1.0, (shell + 10) / (shell - 3)))
 
 
 def step_for_ladder(sigmas, per_level: int) -> float:

@@ -16,7 +16,7 @@ the same marginals p_t; both need only the score:
 The chain of `gaussian.py` is the VP SDE at steps of 1/T: 1 − β_t of the chain is e^{−∫β} over one step, to first order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -29,6 +29,10 @@ from scratchdiff.diffusion.score import finite_score
 
 class SDE:
     """What the three share. x: (N, ...), t: (N,) in (0, 1], or one number for all. Raises ValueError for other t."""
+
+    mean_std: Callable  # what each of the three has of its own
+    drift_factor: Callable
+    prior_std: float
 
     def marginal(self, x0, t):
         """(mean, std) of x_t given x_0: arrays that broadcast with x0."""

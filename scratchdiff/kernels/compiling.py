@@ -4,6 +4,7 @@ Numba compiles each kernel when it is first called and keeps the result on disk,
 that cannot be written, in the user's cache folder. Where neither can be written, they go to a temporary folder that is
 deleted when the process ends.
 """
+# pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
 import atexit
 import os

@@ -9,6 +9,7 @@ OMP_WAIT_POLICY or GOMP_SPINCOUNT). To sleep at once costs a tenth of a training
 the default, made small networks a hundred times slower where another program wanted a core, because the thread that has
 work waits for one that only spins.
 """
+# pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
 import os
 

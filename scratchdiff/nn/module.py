@@ -21,6 +21,13 @@ class Module:
                 found |= {f"{prefix}.{inner}": tensor for inner, tensor in child.parameters().items()}
         return found
 
+    def __repr__(self):
+        counts = {}
+        for name, p in self.parameters().items():
+            counts[name.split(".")[0]] = counts.get(name.split(".")[0], 0) + p.size
+        parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        return f"{type(self).__name__}({self.num_parameters():,} parameters: {parts})"
+
     def num_parameters(self) -> int:
         """The number of learned numbers."""
         return sum(p.size for p in self.parameters().values())

@@ -120,6 +120,7 @@ def matmul(a, b):
     return y, backward
 
 
+# pyright: reportAttributeAccessIssue=false
 Tensor.__add__ = Tensor.__radd__ = add
 Tensor.__mul__ = Tensor.__rmul__ = mul
 Tensor.__sub__, Tensor.__rsub__ = sub, lambda a, b: sub(b, a)

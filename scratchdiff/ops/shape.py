@@ -115,6 +115,7 @@ def _unfold(x, b):
     return patches.reshape(N, H * b, W * b, C // b**2)
 
 
+# pyright: reportAttributeAccessIssue=false
 Tensor.reshape, Tensor.transpose, Tensor.__getitem__ = reshape, transpose, getitem
 Tensor.T = property(transpose)
 Tensor.__iter__ = lambda x: (x[i] for i in range(len(x)))

@@ -43,7 +43,7 @@ def page(trace: Trace, other: Trace | None = None) -> str:
     traces = [trace] if other is None else [trace, other]
     for each in traces:
         require(isinstance(each, Trace) and each.entries, "save_page: needs a Trace with at least one op", trace=each)
-    described = dict(traces=[], functions={}, derivations={}, steps=STEP_SIZES.tolist())
+    described: dict = dict(traces=[], functions={}, derivations={}, steps=STEP_SIZES.tolist())
     pixels = pixels_of_a_picture(traces)
     for each in traces:
         described["traces"].append(describe_trace(each, pixels, described))
@@ -58,7 +58,7 @@ def inline(trace: Trace) -> str:
     return f'<iframe srcdoc="{html.escape(page(trace))}" style="width: 100%; height: 50rem; border: 0"></iframe>'
 
 
-Trace._repr_html_ = inline
+Trace._repr_html_ = inline  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def own_file(name: str) -> str:
@@ -168,7 +168,7 @@ def describe_op(entry: Entry, numbers: dict[int, int], pixels: int, shared: dict
 def describe_check(check: Check | str | None) -> dict | None:
     """A check as JSON values; {refused: message} where the op refused float64."""
     if check is None or isinstance(check, str):
-        return check and dict(refused=check)
+        return None if check is None else dict(refused=check)
     errors = {name: finite(error) for name, error in check.errors.items()}
     single, double = [finite(e) for e in check.single], [finite(e) for e in check.double]
     return check._asdict() | dict(errors=errors, slope=finite(check.slope), single=single, double=double)

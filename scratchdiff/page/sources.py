@@ -1,4 +1,5 @@
 """The source of an op as it stands in its file: its function, the functions that it calls, and the line of each gradient."""
+# pyright: reportAttributeAccessIssue=false
 
 import ast
 import dis
