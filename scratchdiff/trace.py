@@ -162,7 +162,7 @@ def trace(compute_loss: Callable[[], Tensor], parameters: dict[str, Tensor] | No
     records, entries, values = [], [], {}
 
     def value_of(x) -> Value:
-        """The Value of a Tensor or array; one that no op returned may change after the step, so it is copied."""
+        """The Value of a Tensor or array. All data is copied: a parameter, and what views it, changes after the step."""
         if id(x) not in values:
             if isinstance(x, Tensor):
                 x.grad = None
@@ -176,7 +176,7 @@ def trace(compute_loss: Callable[[], Tensor], parameters: dict[str, Tensor] | No
                 arguments[name] = value_of(x) if isinstance(x, (Tensor, np.ndarray)) else x
                 if isinstance(arguments[name], Value):
                     arguments[name].used_by.append(number)
-            values[id(record.out)] = Value(record.out.data, made_by=number)
+            values[id(record.out)] = Value(record.out.data.copy(), made_by=number)
             records.append(record)  # keeps its Tensors alive, and so their ids their own
             layer, place = caller(names)
             entries.append(Entry(record.op, layer, place, arguments | record.settings, values[id(record.out)]))
@@ -297,52 +297,60 @@ def time_op(record: Record, dy, runs=3) -> tuple[float, float]:
     return min(forward), min(backward) if dy is not None else 0.0
 
 
-def check_op(record: Record, dy, rng: np.random.Generator) -> Check | str:
-    """The Check of one op at the inputs and the dy of the step, or the message of the ValueError with which it refused.
+def check_op(record: Record, dy, rng: np.random.Generator) -> Check | str | None:
+    """The Check of one op at the inputs and the dy of the step, or the message of the ValueError with which it refused, or
+    None for an op without gradients.
 
     Each gradient meets one random direction. Then the entry of the first Tensor with the largest gradient goes through the
     step sizes."""
-    lifted, names = op(record.op), argument_names(record)
     random_dy = dy is None or not dy.any()
     dy = rng.standard_normal(record.out.shape) if random_dy else dy.astype(np.float64)
-
-    def f(*xs):
-        return lifted(*xs, **own_generators(record.settings))
-
-    def in_dtype(dtype):
-        return [Tensor(x.data.astype(dtype)) if isinstance(x, Tensor) else x for x in record.args]
-
-    def slope(xs, x, index, h):
-        start, ends = x.data[index], []
-        for moved in (start + h, start - h):
-            x.data[index] = moved
-            ends.append(f(*xs).data.copy())  # a copy: a reshaped x is a view of x
-        x.data[index] = start
-        return float(((ends[0] - ends[1]) * dy).sum()) / (2 * h)
-
     try:
-        xs = in_dtype(np.float64)
+        xs, names = in_dtype(record, np.float64), argument_names(record)
         with Tape() as tape:
-            y = f(*xs).data
+            y = run_again(record, xs).data
         grads = tape.records[0].backward(dy)
-        tensors = [i for i, x in enumerate(xs) if isinstance(x, Tensor)]
+        known = [i for i, x in enumerate(xs) if isinstance(x, Tensor) and grads[i] is not None]
+        if not known:
+            return None
         floor = 1e-5 * np.abs(y * dy).max(initial=0) + np.finfo(float).tiny
         errors = {}
-        for i in tensors:
+        for i in known:
             (v,) = probes(xs[i].shape, 1, rng)
-            exact, numeric = float((grads[i] * v).sum()), directional_derivative(f, xs, xs[i], v, dy)
+            exact = float((grads[i] * v).sum())
+            numeric = directional_derivative(lambda *xs: run_again(record, xs), xs, xs[i], v, dy)
             errors[names[i]] = abs(exact - numeric) / max(abs(exact), abs(numeric), floor)
-        i = tensors[0]
+        i = known[0]
         index = np.unravel_index(np.abs(grads[i]).argmax(), xs[i].shape)
-        exact = float(grads[i][index])
-        curves = []
-        for dtype in (np.float32, np.float64):
-            xs = in_dtype(dtype)
-            slopes = np.array([slope(xs, xs[i], index, h) for h in STEP_SIZES])
-            curves.append(np.abs(slopes - exact) / max(abs(exact), floor))
+        slope = float(grads[i][index])
+        curves = [np.abs(slopes(record, dtype, i, index, dy) - slope) / max(abs(slope), floor)
+                  for dtype in (np.float32, np.float64)]  # fmt: skip
     except ValueError as error:
         return str(error)
-    return Check(errors, f"{names[i]}[{', '.join(map(str, index))}]", exact, *curves, random_dy)
+    return Check(errors, f"{names[i]}[{', '.join(map(str, index))}]", slope, *curves, random_dy)
+
+
+def slopes(record: Record, dtype, i: int, index: tuple, dy: np.ndarray) -> np.ndarray:
+    """(L(x + h) − L(x − h))/2h with L = Σ y·dy, x the entry `index` of argument i, and the op in that dtype, for each h."""
+    xs = in_dtype(record, dtype)
+    start, found = xs[i].data[index], []
+    for h in STEP_SIZES:
+        ends = []
+        for moved in (start + h, start - h):
+            xs[i].data[index] = moved
+            ends.append(run_again(record, xs).data.copy())  # a copy: a reshaped x is a view of x
+        found.append(((ends[0] - ends[1]) * dy).sum() / (2 * h))
+    return np.array(found)
+
+
+def in_dtype(record: Record, dtype) -> list:
+    """The arguments of a record with its Tensors copied in another dtype."""
+    return [Tensor(x.data.astype(dtype)) if isinstance(x, Tensor) else x for x in record.args]
+
+
+def run_again(record: Record, xs) -> Tensor:
+    """The record's op on other arguments."""
+    return op(record.op)(*xs, **own_generators(record.settings))
 
 
 def own_generators(settings: dict) -> dict:

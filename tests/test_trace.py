@@ -154,6 +154,16 @@ def test_a_check_draws_its_own_dy_where_the_steps_is_zero_and_leaves_the_ops_gen
     assert of_mask.bit_generator.state == after.bit_generator.state
 
 
+def test_an_argument_without_a_gradient_is_left_out_of_the_check():
+    @sd.op
+    def beside(x, y):
+        return x + y, lambda dy: (dy, None)
+
+    x = Tensor(A)
+    found = sd.trace(lambda: (beside(x, x * 2.0)).sum())
+    assert found.entries[1].check.errors.keys() == {"x"} and found.entries[1].grads["y"] is None
+
+
 def test_an_op_that_refuses_float64_gets_the_message_in_place_of_a_check():
     w = Tensor(np.float32([2.0]))
     doubled = sd.recompute(lambda x: x * w)

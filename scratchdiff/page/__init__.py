@@ -98,8 +98,7 @@ def rows(trace: Trace) -> str:
 
 def block_of(layer: str) -> str:
     """The part of a network that a layer belongs to, down to the first number: "down.0" of "down.0.attn.q", else "temb"."""
-    parts = re.match(r"([^.]*\.\d+|[^.]*)(\..*)?$", layer)
-    return layer if layer.endswith("()") or parts is None else parts[1]
+    return layer if layer.endswith("()") else re.match(r"[^.]*(\.\d+)?", layer)[0]
 
 
 def length_of(value: float | None, values: list) -> float:

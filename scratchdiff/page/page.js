@@ -40,7 +40,9 @@ function bytes(n) {
 }
 
 const shape = s => s.length ? s.join(" × ") : "scalar";
-const go = (i, text) => make("button", {class: "go", onclick: () => show(i)}, text ?? `#${i} ${first.ops[i].name}`);
+const go = (i, text) => make("button", {class: "go", onclick: () => show(i)}, text);
+const link = (trace, i) => go(i, `#${i} ${trace.ops[i].name}`);
+const links = (trace, numbers) => list([...new Set(numbers)].map(i => link(trace, i)));
 const list = items => items.flatMap((item, i) => i ? [", ", item] : [item]);
 
 // ---- pictures
@@ -132,13 +134,13 @@ function chart({series, low, high, label, ticks, width = 440, height = 230, pick
 // ---- the op
 
 // One array, a value or a gradient. note: what is said of it in a line.
-function figure(found, name, kind, note = []) {
+function figure(found, name, kind, note = null) {
   if (!found) return make("figure", {class: kind}, make("figcaption", {}, name), make("small", {}, "no gradient arrives"));
   const facts = [["range", `${number(found.low, 3)} … ${number(found.high, 3)}`], ["mean square", number(found.ms)],
                  ["norm", number(found.norm)]];
   const form = `${shape(found.shape)}  ${found.dtype}  ${bytes(found.bytes)}`;
   return make("figure", {class: kind},
-    make("figcaption", {}, make("span", {}, name), make("code", {}, form)), make("small", {}, ...note),
+    make("figcaption", {}, make("span", {}, name), make("code", {}, form)), make("small", {}, note),
     make("dl", {}, facts.map(([key, value]) => make("div", {}, make("dt", {}, key), make("dd", {"data-fact": key}, value)))),
     found.bad > 0 && make("p", {class: "bad"}, `${found.bad} entries are infinite or NaN`),
     found.hist && histogram(found), found.pic && picture(found.pic));
@@ -150,17 +152,17 @@ function valueCard(name, numberIn, partIn) {
   const columns = traces.map(trace => {
     const index = numberIn(trace);
     if (index === undefined) return make("div", {}, make("small", {}, "not in this trace"));
-    const value = trace.values[index], part = partIn && partIn(trace), links = value.used.map(i => go(i));
-    const many = links.length > 1 ? "the sum of what comes back from " : "comes back from ";
-    const back = links.length ? [many, ...list(links)] : [], on = made(value) ? ["; goes on to ", go(value.made)] : [];
+    const value = trace.values[index], part = partIn && partIn(trace);
+    const back = value.used.length > 1 ? "the sum of what comes back from " : value.used.length > 0 && "comes back from ";
+    const note = [back, links(trace, value.used), made(value) && ["; goes on to ", link(trace, value.made)]];
     return make("div", {}, traces.length > 1 && make("h4", {}, trace.title),
-      figure(value.data, name, "data"), figure(value.grad, `∂L/∂${name}`, "gradient", [...back, ...on]),
+      figure(value.data, name, "data"), figure(value.grad, `∂L/∂${name}`, "gradient", note),
       part && figure(part, `the part of #${chosen}`, "gradient"));
   });
   const value = first.values[numberIn(first)];
   const leaf = value.made === null && (value.name ? "a parameter; " : "an input of the step; ");
-  const from = made(value) ? ["from ", go(value.made), "; "] : [leaf];
-  const to = value.used.length ? ["to ", ...list(value.used.map(i => go(i)))] : ["the end"];
+  const from = made(value) ? ["from ", link(first, value.made), "; "] : leaf;
+  const to = value.used.length > 0 ? ["to ", links(first, value.used)] : "the end";
   return make("div", {class: "value"},
     make("h3", {}, name, value.name && ` = ${value.name}`, " ", make("small", {}, from, to)),
     make("div", {}, columns));
@@ -322,7 +324,7 @@ function layerBars({layers, title}) {
 }
 
 function partedPanel(parted) {
-  const first = way => parted.first[way] === null ? ["nowhere"] : ["at ", go(parted.first[way])];
+  const first = way => parted.first[way] === null ? ["nowhere"] : ["at ", link(traces[0], parted.first[way])];
   const series = [{name: "values", kind: "cool", ys: parted.forward},
                   {name: "gradients", kind: "warm", ys: parted.backward}];
   const ticks = [0, .25, .5, .75, 1].map(share => Math.round(share * (parted.same - 1))).map(i => [i, `#${i}`]);
@@ -330,8 +332,8 @@ function partedPanel(parted) {
   const label = "op, in the order of the tape; click to go there";
   return make("div", {}, make("h4", {}, `${traces[0].title}  |  ${traces[1].title}: how far apart`),
     parted.same > 0 && chart({series, low: -9, high: 0, label, ticks, width: 520, pick: show}),
-    make("p", {}, lengths, "Forward, they part ", first("forward"), "; backward from the loss, ", first("backward"), ". ",
-      make("small", {}, `(relative difference ‖a − b‖/max(‖a‖, ‖b‖) above ${parted.limit})`)));
+    make("p", {}, lengths, parted.same > 0 && ["Forward, they part ", first("forward"), "; backward from the loss, ",
+      first("backward"), ". ", make("small", {}, `(relative difference ‖a − b‖/max(‖a‖, ‖b‖) above ${parted.limit})`)]));
 }
 
 function showStep() {

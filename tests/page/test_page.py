@@ -217,6 +217,17 @@ def test_two_traces_stand_side_by_side(opened, trace):
     assert float(values[1]) == pytest.approx(1.1 * float(values[0]), rel=1e-3)
 
 
+def test_two_programs_of_different_length_stand_side_by_side(opened, trace):
+    x = sd.Tensor(np.ones((2, 3)))
+    short = sd.trace(lambda: (x * 2.0).sum(), title="short")
+    for pair in ((trace, short), (short, trace)):
+        tab = opened(*pair)
+        assert "The programs differ from op #0 on" in tab.inner_text("#panels")
+        for number in (0, 1, len(pair[0].entries) - 1):  # the last has no counterpart where the other is shorter
+            tab.click(f'[data-op="{number}"]')
+            assert chosen(tab) == number
+
+
 def test_the_page_of_points_and_of_numbers_that_are_not_finite_opens_in_the_dark_on_a_narrow_screen(opened, rng):
     model = sd.MLP(width=8, num_blocks=1, rng=rng)
     diffusion = sd.GaussianDiffusion(sd.cosine_schedule(50))
