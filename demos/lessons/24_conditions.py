@@ -6,8 +6,8 @@
 # changes, and we exaggerate that (Ho & Salimans 2022). Both have a knob, and turning it up makes clearer digits of less
 # variety. We measure both on digits. And where the truth is known we ask what the guided samples are draws of.
 #
-# Expect: from the exact classifier with scale 1 the exact law of the class; with more, samples that lie further out than the
-# density p(x | y) p(y | x)^w that guidance is said to draw from. On digits, a classifier that knows noise gets nine of ten
+# Expect: with w = 0 the exact law of the class; with more, samples that lie further out than the density
+# p(x | y) p(y | x)^w that guidance is said to draw from. On digits, a classifier that knows noise gets nine of ten
 # right, without any label in the denoiser. It takes about three minutes on two cores, of which one trains the classifier.
 #
 # `python demos/lessons/24_conditions.py` writes runs/lessons/24_conditions.png.

@@ -6,9 +6,9 @@
 # draws and ask whether they look good. Here the data is a mixture of normal distributions, so the posterior is a formula,
 # and we can measure how wrong each method is.
 #
-# Expect: a table of five methods on five measurements, by their distance to the exact posterior, in which replacing the
-# known pixels is far from it at any number of steps; and real digits restored by the network that comes with the package.
-# It takes about three minutes on two cores, without training.
+# Expect: a table of seven methods on five measurements, by their distance to the exact posterior. Replacing the known pixels
+# comes no nearer to it with more steps; resampling does. And real digits, restored by the network that comes with the
+# package. It takes about three minutes on two cores, without training.
 #
 # `python demos/lessons/25_measurements.py` prints the table and writes runs/lessons/25_measurements.png.
 
