@@ -179,17 +179,18 @@ def floor(problem, n, count):
 def table(budgets, n, count):
     """{(problem, method, evaluations): distance}, printed as it grows; evaluations 0 is the floor.
 
-    budgets: how often the network may be asked; the last of them in the plane only, where it costs little."""
+    budgets: how often the network may be asked; the last of them in the plane only, where it costs little. n: draws for each
+    measurement, twice as many in the plane. count: measurements."""
     found = {}
     for problem in problems():
-        found[problem.name, "exact draws", 0] = floor(problem, n, count)
-        mine = budgets if problem.oracle.d == 2 else budgets[:-1]
+        mine, draws = (budgets, 2 * n) if problem.oracle.d == 2 else (budgets[:-1], n)
+        found[problem.name, "exact draws", 0] = floor(problem, draws, count)
         print(f"\n{problem.name:<32}" + "".join(f"{budget:>9}" for budget in mine) + "   evaluations of the network")
         for name, (method, needs_mask) in METHODS.items():
             if needs_mask and problem.known is None:
                 continue
             for budget in mine:
-                found[problem.name, name, budget] = measure(problem, method, budget, n, count, np.random.default_rng(7))
+                found[problem.name, name, budget] = measure(problem, method, budget, draws, count, np.random.default_rng(7))
             print(f"  {name:<30}" + "".join(f"{found[problem.name, name, budget]:9.3f}" for budget in mine))
         print(f"  {'exact draws':<30}{found[problem.name, 'exact draws', 0]:9.3f}")
     return found
@@ -267,7 +268,7 @@ def main(out="runs/lessons", small=False):
 def picture(out, found, budgets, rows, names, n):
     """Left: the bias in the plane, and the table's last column. Right: the digits."""
     figure = plt.figure(figsize=(14, 10))
-    cells = figure.add_gridspec(2, 2, width_ratios=(1.15, 1), height_ratios=(1, 1.5), wspace=0.12, hspace=0.3)
+    cells = figure.add_gridspec(2, 2, width_ratios=(1.15, 1), height_ratios=(1, 1.5), wspace=0.2, hspace=0.3)
     axes = figure.add_subplot(cells[0, 0])
     problem = problems()[0]
     truths, y, exact = measured(problem, 20 * n, 1)
@@ -300,7 +301,12 @@ def picture(out, found, budgets, rows, names, n):
 
     axes = figure.add_subplot(cells[:, 1])
     axes.imshow(grid(np.concatenate(rows), columns=len(rows[0])), cmap="gray", vmin=0, vmax=255)
-    axes.set(xticks=[], yticks=2 + 14 + 30 * np.arange(len(rows)), yticklabels=names, title="real digits")
+    axes.set(
+        xticks=[],
+        yticks=2 + 14 + 30 * np.arange(len(rows)),
+        yticklabels=[name.replace(": ", ":\n").replace(", ", ",\n") for name in names],
+        title="real digits",
+    )
     axes.tick_params(length=0, labelsize=9)
     save(figure, out, "25_measurements")
 
