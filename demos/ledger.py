@@ -74,6 +74,10 @@ ROWS = [
         "odds: one level, walkers", "", "1.726", "yes: theory of the walkers; the data's odds are 4"),
     Row("23_sdes", "Euler–Maruyama, strong order for additive noise", "Euler–Maruyama: strong order", "", "1", "yes"),
     Row("23_sdes", "Euler–Maruyama, weak order", "Euler–Maruyama: weak order", "", "1", "yes"),
+    Row("25_measurements", "posteriors of a mixture, sampled with the exact score in 100 steps: distance over that of exact "
+        "draws", "exact score over exact draws, mean of five", "", "1", "yes"),
+    Row("26_editing", "DDIM inversion of digits and back: order of the error in the number of steps (Song et al. 2021)",
+        "order of the error of inversion", "", "1", "yes"),
 ]  # fmt: skip
 WHOLE = {"18_fashion": dict(epochs=5)}  # the published work of a lesson that by default does less
 

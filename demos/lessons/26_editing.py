@@ -113,6 +113,7 @@ def main(out="runs/lessons", small=False):
     for count in counts:
         xT, errors[count] = round_trip(diffusion, model, threes[:10], count)
         figures[f"there and back in {count} steps: rms error of a pixel"] = errors[count]
+    figures["order of the error of inversion"] = -np.polyfit(np.log(list(errors)), np.log(list(errors.values())), 1)[0]
     figures["deviation of the noise of real digits"] = xT.std()
 
     for name, path in paths(diffusion, model, threes, eights, [0.5], 2 * steps).items():
