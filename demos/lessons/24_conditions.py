@@ -42,7 +42,7 @@ from scratchdiff.plots import grid
 # %%
 DIFFUSION = sd.GaussianDiffusion(sd.cosine_schedule(), "v")
 MEANS, DEVIATION, SHARES = np.array([[0.3], [1.5], [-0.3], [-1.5]]), 0.3, np.array([0.7, 0.3, 0.7, 0.3])
-GRID = np.linspace(-4, 5, 1801)[:, None]
+GRID = np.linspace(-2.5, 3.5, 301)[:, None]
 
 
 class TwoClasses:
@@ -180,9 +180,9 @@ def ask(classifier, n, steps):
 # %%
 def main(out="runs/lessons", small=False):
     """The line, the classifier, the digits, the picture; return the headline figures."""
-    line = on_a_line(*((50, 5) if small else (4000, 200)), weights=(0, 1, 3))
+    line = on_a_line(*((50, 5) if small else (2000, 100)), weights=(0, 1, 3))
     times = np.linspace(10, 990, 5 if small else 40).astype(int)
-    errors = {w: [field_error(TwoClasses(), w, int(t), np.random.default_rng(6), 50 if small else 2000) for t in times]
+    errors = {w: [field_error(TwoClasses(), w, int(t), np.random.default_rng(6), 50 if small else 1000) for t in times]
               for w in (1, 3)}  # fmt: skip
     _, diffusion = sd.pretrained("mnist")
     classifier, steps = train(diffusion, 0.5 if small else 60)
