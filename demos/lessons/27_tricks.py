@@ -6,7 +6,7 @@
 # the same judge. The recipe runs twice, with two seeds: a difference no larger than theirs means nothing.
 #
 # Expect: most tricks do not pay at this size, and we say so. Conditioning on the small image, for super-resolution, works
-# within half a minute. About three minutes on two cores.
+# within a quarter of a minute. Under two minutes on two cores.
 #
 # `python demos/lessons/27_tricks.py` writes runs/lessons/27_tricks.png.
 
@@ -109,11 +109,11 @@ def sample(diffusion, model, n):
 
 
 # %%
-def main(out="runs/lessons", small=False, seconds=20.0):
+def main(out="runs/lessons", small=False, seconds=15.0):
     """Train with each trick for the same time, judge, write the picture; return the headline figures."""
     images, labels = sd.data.mnist()
     order = np.random.default_rng(0).permutation(len(images))
-    images, labels, n, steps = images[order], labels[order], 8 if small else 400, 2 if small else None
+    images, labels, n, steps = images[order], labels[order], 8 if small else 300, 2 if small else None
     judged, shown, figures = partial(judge, digits=images[:100] if small else None), {}, {}
     for name, settings in TRICKS.items():
         model, diffusion, done = trained(images, seconds, **settings, steps=steps)

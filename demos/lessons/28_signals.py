@@ -6,7 +6,7 @@
 # phase and one amplitude, so that we can ask of a generated wave what we could not ask of a picture: is it right?
 #
 # Expect: waves whose beats come at equal distances, to within a fraction of a sample, and periods spread as in the data.
-# Under two minutes on two cores.
+# About a minute on two cores.
 #
 # `python demos/lessons/28_signals.py` writes runs/lessons/28_signals.png.
 
@@ -54,7 +54,7 @@ def power(waves):
 def trained(waves, steps, seed=0):
     """(model, diffusion): the U-Net of one dimension, with attention at a quarter of the length."""
     rng = np.random.default_rng(seed)
-    model = sd.UNet(LENGTH, 1, 1, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(16,), groups=8, dims=1,
+    model = sd.UNet(LENGTH, 1, 1, ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(16,), groups=8, dims=1,
                     patch_size=2, rng=rng)  # fmt: skip
     diffusion = sd.GaussianDiffusion(sd.cosine_schedule(), predict="v")
     adam, ema = sd.Adam(model.parameters(), lr=3e-3), sd.EMA(model.parameters(), 0.995)
@@ -68,9 +68,9 @@ def main(out="runs/lessons", small=False):
     """Train on waves, draw as many, measure their rhythm, write the picture; return the headline figures."""
     rng = np.random.default_rng(0)
     waves, _ = sd.data.ecg(200 if small else 10_000, rng, LENGTH)
-    fresh, _ = sd.data.ecg(50 if small else 400, rng, LENGTH)
+    fresh, _ = sd.data.ecg(50 if small else 300, rng, LENGTH)
     scaled = (2 * waves).astype(np.float32)  # of size about 1
-    model, diffusion = trained(scaled, 2 if small else 1500)
+    model, diffusion = trained(scaled, 2 if small else 2500)
     x = sd.sample_ddim(diffusion, model, fresh.shape, np.random.default_rng(1), 5 if small else 50, eta=1.0) / 2
 
     (period, spread), (true_period, true_spread) = rhythm(x), rhythm(fresh)
