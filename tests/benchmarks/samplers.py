@@ -1,8 +1,8 @@
 """What does each sampler cost beside ddim?   python tests/benchmarks/samplers.py [--steps 20] [--digits 16]   (two minutes)
 
 Every sampler draws digits with the network of the package, in the same number of steps. The best of three rounds counts,
-each with a run of ddim right before it. A table: seconds, times ddim, evaluations of the network, and the time of
-one evaluation beside one of ddim: near 1 where a sampler does nothing dear of its own.
+each with a run of ddim right before it. A table: seconds of the processor, times ddim, evaluations of the network, and
+the time of one evaluation beside one of ddim: near 1 where a sampler does nothing dear of its own.
 """
 
 import argparse
@@ -74,10 +74,10 @@ class Counted:
 
 
 def seconds(run, model) -> tuple[float, int]:
-    """(seconds of one run, evaluations)."""
-    counted, began = Counted(model), time.perf_counter()
+    """(seconds of the processor, all threads together, in one run; evaluations)."""
+    counted, began = Counted(model), time.process_time()
     run(counted, np.random.default_rng(0))
-    return time.perf_counter() - began, counted.calls
+    return time.process_time() - began, counted.calls
 
 
 def main(steps=20, digits=16, rounds=3):
