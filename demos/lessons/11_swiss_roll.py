@@ -24,8 +24,8 @@ T, NOISE = 40, 0.08
 # %% [markdown]
 # ## The data and the process
 #
-# The roll is (θ cos θ, θ sin θ), θ from 3π/2 to 9π/2, scaled to variance 1, plus N(0, 0.08² I). Four hundred Gaussians along
-# it are that density to all digits. `sd.Oracle` then knows p_t(x), and mean and variance of x_0 given x_t.
+# The roll is (θ cos θ, θ sin θ), θ from 3π/2 to 9π/2, scaled to variance 1, plus N(0, 0.08² I). Four hundred Gaussians
+# along it give that density to six digits. `sd.Oracle` then knows p_t(x), and mean and variance of x_0 given x_t.
 #
 # The noise grows by the same factor at each step, σ_t = √((1−ᾱ_t)/ᾱ_t) from 0.02 to 20. (The paper learns the β_t.)
 

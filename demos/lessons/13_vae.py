@@ -5,8 +5,8 @@
 # Kingma & Welling (2014) bound it with a second network, the encoder q(z | x), and train both at once. The bound of a
 # diffusion model is the same one; lesson 14 goes from here to there.
 #
-# Expect: a bound of at most 105 nats for a digit of 784 bits, after two minutes of training on two cores; four minutes in
-# all. The model has 20 hidden numbers; a second one has only two, so that all of it can be drawn.
+# Expect: a bound of at most 105 nats for a digit of 784 bits, after less than two minutes of training on two cores, and
+# under three minutes in all. The model has 20 hidden numbers; a second one has only two, so that all of it can be drawn.
 #
 # `python demos/lessons/13_vae.py` writes runs/lessons/13_vae.png. It trains on 9000 of the embedded digits and tests on the
 # other 1000. With `--data-dir DIR`, a folder of the four files of MNIST, it trains on 60,000 and tests on the first 1000
