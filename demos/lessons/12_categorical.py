@@ -2,11 +2,11 @@
 # # 12 How do you add noise to letters? Diffusion over symbols, on sums
 #
 # Lesson 10 replaced bits by fair coins. The same works for K symbols: replace a symbol by a uniform one (the uniform
-# kernel of D3PM, Austin et al. 2021; for K = 2 it is lesson 10). Our text is addition: 27+58=085, seven digits, and all
-# 10,000 sums of two-digit numbers are equally likely. So a sum carries log₂ 10,000 = 13.29 bits, and we can count errors.
+# kernel of D3PM, Austin et al. 2021; for K = 2 it is lesson 10). Our text is addition: 7+5=12 is four digits, and all 100
+# such sums are equally likely. So a sum carries log₂ 100 = 6.644 bits, and we can count errors.
 #
-# Expect: a bound near 13.3 bits after two minutes on two cores, and how many of the sums that the model makes up, or is
-# asked for, are right.
+# Expect: a bound near 6.7 bits after less than a minute on two cores, and how many of the sums that the model makes up, or
+# is asked for, are right.
 #
 # `python demos/lessons/12_categorical.py` writes runs/lessons/12_categorical.png.
 
@@ -19,9 +19,9 @@ import scratchdiff as sd
 from scratchdiff import ops
 from scratchdiff.diffusion import Bound
 
-K, D = 10, 7
-a, b = np.divmod(np.arange(10_000), 100)
-SUMS = np.stack([a // 10, a % 10, b // 10, b % 10, (a + b) // 100, (a + b) // 10 % 10, (a + b) % 10], axis=1)
+K, D = 10, 4
+a, b = np.divmod(np.arange(100), 10)
+SUMS = np.stack([a, b, (a + b) // 10, (a + b) % 10], axis=1)
 
 
 def one_hot(x):
@@ -71,6 +71,13 @@ class Symbols:
         entropy = -(r * np.log(np.maximum(r, 1e-30))).sum((1, 2))
         return -entropy - (r * ops.log(p + 1e-12)).sum((1, 2))
 
+    def x0_nats(self, p0, x0, xt, t):
+        """−log p(x_0 | x_t), summed over symbols: a Tensor (N,). What p̂ says times what x_t itself says, over their sum."""
+        kept = self.alpha_bar[t][:, None, None]
+        joint = p0 * (kept * one_hot(xt) + (1 - kept) / K)
+        p = joint / joint.sum(2, keepdims=True)
+        return -(ops.log(p + 1e-12) * one_hot(x0)).sum((1, 2))
+
     def bound(self, model, x0, rng):
         """The bound on −log p(x0), term by term; L_T is 0, for x_T is uniform. model(xt, t): p0."""
         terms = np.zeros((len(x0), self.T + 1))
@@ -95,27 +102,31 @@ class Symbols:
 # %% [markdown]
 # ## The network, and the best network
 #
-# The network puts out p̂ = softmax(...), and is trained on the bound. With 10,000 equally likely sums the exact p̂ is a
-# formula too: weigh every sum by its likelihood, and add up the weights by symbol. Divide by q(x_t | x_0 = k), which is what
-# this place itself says: what remains is what the others say.
+# The network puts out p̂ = softmax(...). It could be trained on the bound. But at most t nearly all of a step is certain, so
+# one KL divergence says little. −log p(x_0 | x_t) has its minimum at the same p̂, and a steadier gradient (Austin et al. add
+# it to their loss, Eq. 5). We train on that and measure the bound.
+#
+# With 100 equally likely sums the exact p̂ is a formula too: weigh every sum by its likelihood, and add up the weights by
+# symbol. Divide by q(x_t | x_0 = k), which is what this place itself says: what remains is what the others say.
 
 
 # %%
 def train(process, steps, seed=0):
     """A model(xt, t) that gives p̂, (N, D, K)."""
     rng = np.random.default_rng(seed)
-    network = sd.MLP(D * K, 192, num_blocks=2, out_dim=D * K, rng=rng)
+    network = sd.MLP(D * K, 128, num_blocks=1, out_dim=D * K, rng=rng)
 
     def model(xt, t):
-        return ops.softmax(network(one_hot(xt).reshape(-1, D * K), t * (1000 / process.T)).reshape(-1, D, K))
+        x = 4 * one_hot(xt).reshape(-1, D * K) - 0.4  # of mean 0 and variance near 1
+        return ops.softmax(network(x, t * (1000 / process.T)).reshape(-1, D, K))
 
-    adam, ema = sd.Adam(network.parameters(), lr=2e-3), sd.EMA(network.parameters(), 0.999)
+    adam, ema = sd.Adam(network.parameters(), lr=3e-3), sd.EMA(network.parameters(), 0.99)
     for step, x0 in zip(range(steps), sd.data.batches(SUMS, 256, rng)):
         t = rng.integers(1, process.T + 1, len(x0))
         xt = process.q_sample(x0, t, rng)
         adam.zero_grad()
         with sd.Tape() as tape:
-            loss = process.step_nats(model(xt, t), x0, xt, t).mean() * (process.T / D)
+            loss = process.x0_nats(model(xt, t), x0, xt, t).mean()
         tape.backward(loss)
         adam.step(sd.optim.cosine_decay(step / steps))
         ema.update()
@@ -140,34 +151,43 @@ def exact(process):
 
 def right(x):
     """Which of the sums (N, D) are right."""
-    digits = 10 ** np.array([1, 0, 1, 0, 2, 1, 0])
-    number = x * digits
-    return number[:, :2].sum(1) + number[:, 2:4].sum(1) == number[:, 4:].sum(1)
+    return x[:, 0] + x[:, 1] == 10 * x[:, 2] + x[:, 3]
+
+
+# %% [markdown]
+# ## Questions
+#
+# To ask for 7+5=?, hold the two known digits fixed from t = T down. Even the exact model then answers many questions wrong:
+# at large t it takes the digits that are held for noise, lets an answer grow that does not fit, and later cannot take it
+# back. Lesson 10 says why: the rule forgets a factor Z(x_t).
 
 
 # %%
 def main(out="runs/lessons", small=False):
     """Train, compare two bounds with the entropy, count right sums, write the picture; return the headline figures."""
     process = Symbols(10 if small else 100)
-    model = train(process, 20 if small else 8000)
+    model = train(process, 20 if small else 5000)
     n = 20 if small else 1000
     x0 = SUMS[np.random.default_rng(1).integers(len(SUMS), size=n)]
-    best = process.bound(exact(process), x0[: n // 4], np.random.default_rng(2))
+    best = process.bound(exact(process), x0, np.random.default_rng(2))
     ours = process.bound(model, x0, np.random.default_rng(2))
     truth = np.log2(len(SUMS))
 
     made_up = list(process.paths(model, n, np.random.default_rng(3)))
-    asked = np.where(np.arange(D) < 4, x0, -1)
-    answered = list(process.paths(model, n, np.random.default_rng(4), known=asked))
-    by_best = list(process.paths(exact(process), n // 4, np.random.default_rng(3)))
+    asked = np.where(np.arange(D) < 2, x0, -1)
+    shares = {}
+    for name, of in (("network", model), ("exact", exact(process))):
+        shares[name] = [
+            right(list(process.paths(of, n, np.random.default_rng(3), known))[-1]).mean() for known in (None, asked)
+        ]
     picture(out, process, made_up, best, ours)
     return record(out, "12_categorical", {
-        "bits: entropy, log2 10000": truth, "bits: bound of the exact posterior": D * best.bits_per_dim,
+        "bits: entropy, log2 100": truth, "bits: bound of the exact posterior": D * best.bits_per_dim,
         "bits: its standard error": D * best.standard_error, "bits: bound of the network": D * ours.bits_per_dim,
         "bits: standard error": D * ours.standard_error,
-        "share of made-up sums that are right": right(made_up[-1]).mean(),
-        "the same, exact posterior": right(by_best[-1]).mean(),
-        "share of questions a+b=? answered right": right(answered[-1]).mean(),
+        "share of made-up sums that are right": shares["network"][0], "the same, exact posterior": shares["exact"][0],
+        "share of questions a+b=? answered right": shares["network"][1],
+        "questions answered right, exact posterior": shares["exact"][1],
     })  # fmt: skip
 
 
@@ -178,13 +198,13 @@ def picture(out, process, made_up, best, ours):
     for column in range(6):
         for row, t in enumerate(moments):
             x = made_up[process.T - t][column]
-            text = "{}{}+{}{}={}{}{}".format(*x)
+            text = "{}+{}={}{}".format(*x)
             left.text(
                 column,
                 row,
                 text,
                 family="monospace",
-                fontsize=11,
+                fontsize=13,
                 ha="center",
                 va="center",
                 color=INK if right(x[None])[0] else WARM,
@@ -207,8 +227,7 @@ def picture(out, process, made_up, best, ours):
 # ## Exercises
 #
 # 1. In `main`, take 20 steps in place of 100. Which bound suffers, and why does the exact posterior suffer too?
-# 2. Train on the 9000 of SUMS whose index is not a multiple of 10, and ask for the other 1000. Has the network learned to
-# add?
+# 2. In `train`, leave every tenth of SUMS out, and ask for these. Has the network learned to add?
 # 3. Give the process a kernel that replaces a symbol by an eleventh one, a mask (D3PM's absorbing kernel). What do A and Z
 # become?
 

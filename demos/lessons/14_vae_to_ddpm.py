@@ -5,7 +5,7 @@
 # only adds noise. Let one network serve all levels by telling it t. What you have is a diffusion model, and its bound never
 # changed. (The road is Tomczak's, *Deep Generative Modeling*, 2022; his DDGM is the third stop.)
 #
-# Expect: nats per digit of 8×8 pixels for each stop, on two sets of digits, after three minutes on two cores; and an exact
+# Expect: nats per digit of 8×8 pixels for each stop, on two sets of digits, after a minute on two cores; and an exact
 # case that shows that the bound is one, where the objective of the published DDGM is none.
 #
 # `python demos/lessons/14_vae_to_ddpm.py` writes runs/lessons/14_vae_to_ddpm.png.
@@ -21,7 +21,7 @@ import scratchdiff as sd
 from scratchdiff import nn, ops
 from scratchdiff.diffusion.bound import prior_kl, step_nats
 
-D, WIDTH, BATCH = 64, 256, 64
+D, WIDTH, BATCH = 64, 128, 64
 VALUES = 2 * np.arange(17) / 17 - 1  # what a pixel k = 0..16 is as a number
 
 # %% [markdown]
@@ -287,9 +287,9 @@ def gap(a, v, s2, x, as_published=False):
 # %%
 def main(out="runs/lessons", small=False):
     """Train the models on both sets of digits, work out the exact case, write the picture; return the headline figures."""
-    data, steps = {"MNIST, 8×8": pooled_digits()}, {"MNIST, 8×8": 2 if small else 1800}
+    data, steps = {"MNIST, 8×8": pooled_digits()}, {"MNIST, 8×8": 2 if small else 1500}
     if find_spec("sklearn"):  # a tenth of the digits, so sooner at its best
-        data["scikit-learn"], steps["scikit-learn"] = scikit_digits(), 2 if small else 800
+        data["scikit-learn"], steps["scikit-learn"] = scikit_digits(), 2 if small else 700
     if small:
         data = {name: [part[:40] for part in parts] for name, parts in data.items()}
 
