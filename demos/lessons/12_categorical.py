@@ -102,9 +102,9 @@ class Symbols:
 # %% [markdown]
 # ## The network, and the best network
 #
-# The network puts out p̂ = softmax(...). It could be trained on the bound. But at most t nearly all of a step is certain, so
-# one KL divergence says little. −log p(x_0 | x_t) has its minimum at the same p̂, and a steadier gradient (Austin et al. add
-# it to their loss, Eq. 5). We train on that and measure the bound.
+# The network puts out p̂ = softmax(...). It could be trained on the bound. But in one step nearly every symbol stays as it
+# is, so one KL divergence says little. −log p(x_0 | x_t) has its minimum at the same p̂, and a steadier gradient (Austin et
+# al. add it to their loss, Eq. 5). We train on that and measure the bound.
 #
 # With 100 equally likely sums the exact p̂ is a formula too: weigh every sum by its likelihood, and add up the weights by
 # symbol. Divide by q(x_t | x_0 = k), which is what this place itself says: what remains is what the others say.
