@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 09 The loss falls and the samples are noise: what is wrong?
 #
-# Almost every tutorial of this field has had a bug that its loss did not show. Here is a correct diffusion model in a
-# hundred lines, and then a zoo of bugs: each is a class that overrides a few of those lines as somebody has published them.
-# `sd.checkup` gets the parts of each program. It must say what is wrong and where, and nothing of the right program.
+# Many tutorials of this field have had a bug that their loss did not show. Here is a correct diffusion model in a hundred
+# lines, and then a zoo of bugs: each is a class that overrides a few of those lines, nearly all as somebody has published
+# them. `sd.checkup` gets the parts of each program. It must say what is wrong and where, and find nothing in the right one.
 #
 # Expect: every bug found in the right place, and no alarm for the right program with 100 seeds; about three minutes on two
 # cores.

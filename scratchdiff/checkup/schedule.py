@@ -25,13 +25,12 @@ def alpha_bar_is_the_product(betas, alpha_bar):
     right = np.cumprod(1 - betas)
     if np.shape(alpha_bar) == np.shape(right) and np.allclose(alpha_bar, right, rtol=1e-3, atol=1e-6):
         return None
-    place = "schedule"
     if np.shape(alpha_bar) != np.shape(right):
         return Finding(
-            place,
+            "schedule",
             "β and ᾱ have different lengths",
             expected=f"{len(right)} of each, for t = 1..T",
-            seen=f"{np.shape(alpha_bar)} numbers ᾱ",
+            seen=f"{len(betas)} β and {len(alpha_bar)} ᾱ",
             look="does one of them count t from 0?",
         )
     known = {"roots √ᾱ_t": np.sqrt(right), "squares ᾱ_t²": right**2, "products of β_t, not of 1−β_t": np.cumprod(betas),
@@ -39,7 +38,7 @@ def alpha_bar_is_the_product(betas, alpha_bar):
              "α_t = 1−β_t, of one step": 1 - betas}  # fmt: skip
     worst = int(np.abs(alpha_bar - right).argmax())
     return Finding(
-        place,
+        "schedule",
         "ᾱ is not the product of 1−β",
         expected=f"ᾱ_{worst + 1} = {right[worst]:.4g}",
         seen=f"{alpha_bar[worst]:.4g}{explain(alpha_bar, known)}",
