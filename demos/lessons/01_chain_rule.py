@@ -62,7 +62,7 @@ def by_hand(x, target, W, b, V, c):
     h = x @ W + b
     a = np.maximum(h, 0)
     y = a @ V + c
-    L = ((y - target) ** 2).mean()
+    L = ((y - target) ** 2).sum()  # of one number
 
     dL = 1.0  # if L grows by 1, then L grows by 1
     dy = dL * 2 * (y - target)
@@ -90,6 +90,7 @@ def print_table(values, gradients):
 # `sd.Tape` does the same for any program. Each *op* is a function on arrays that returns its output and its backward.
 # The tape writes the ops into a list as they run; `tape.backward(loss)` walks the list from its end. A number that is
 # used twice gets two gradients, and the tape adds them. `watch` is called on the way forwards and on the way back.
+# (`mse` also returns the gradient of the target, which nobody asks for.)
 
 
 # %%
@@ -129,7 +130,7 @@ def by_tape(x, target, **weights):
 # %%
 def by_nudging(x, target, h=1e-4, **weights):
     """The same gradients by central differences: (L(w + h) − L(w − h))/2h for one number after another."""
-    arrays = {name: value.copy() for name, value in dict(x=x, **weights).items()}
+    arrays = {name: np.array(value, float) for name, value in dict(x=x, **weights).items()}
     gradients = {}
     for name, array in arrays.items():
         gradients[name] = np.zeros_like(array)
@@ -248,8 +249,8 @@ def draw(ax, numbers, arrow, title, what):
 # %% [markdown]
 # ## Exercises
 #
-# 1. In `WEIGHTS`, set b to [0, 4, 0], which wakes the second hidden number. Work out all values and gradients with a
-# pencil first. Then run: are they those of the table?
+# 1. In `WEIGHTS`, set b to [0, 4, 0], which wakes the second hidden number. (The tables print W row by row.) Work out
+# all values and gradients with a pencil first. Then run: are they those of the table?
 # 2. In `by_hand`, write dh = da, as if the ReLU were not there. Which gradients become wrong, which stay right, and
 # which figure tells?
 # 3. In `network`, return ops.mse(y + x[:, :1], target): a connection that skips both layers. What does it add to dy,

@@ -58,7 +58,8 @@ def attention_by_hand(q, k, v, dy):
 
 
 # %% [markdown]
-# Each row of ds sums to 0: to raise all scores of a query alike changes nothing.
+# Each row of ds sums to 0: to raise all scores of a query alike changes nothing. (The package uses this: it first
+# subtracts the largest score of each row, so that exp cannot overflow.)
 #
 # ## A norm
 #
