@@ -6,7 +6,7 @@
 # denoiser, at each t, and see how far it is from it.
 #
 # Expect: samples of the perfect denoiser of ten thousand digits that are training digits to the last pixel, and a
-# network that is worse than it on these and far better on new ones. It takes two minutes on two cores.
+# network that is worse than it on these and far better on new ones. It takes about a minute on two cores.
 #
 # `python demos/lessons/19_oracle.py` writes runs/lessons/19_oracle.png.
 
@@ -63,7 +63,7 @@ def seen_in_noise(images, rng, times):
 
 
 # %%
-def learned_and_floor(seconds, draws, rng):
+def learned_and_floor(steps, draws, rng):
     """(times, untrained, learned, floor): the loss of a network before and after, and the least possible, at each time."""
     points = sd.data.toy("gaussians", 100_000, rng).astype(np.float32)
     model, diffusion = build(TOY, rng)
@@ -76,7 +76,7 @@ def learned_and_floor(seconds, draws, rng):
 
     untrained = losses(model)
     adam, ema = sd.Adam(model.parameters(), TOY["lr"]), sd.EMA(model.parameters(), TOY["ema"])
-    for _ in watch_training(train(model, diffusion, points, adam, ema, rng, seconds=seconds, batch_size=TOY["batch_size"])):
+    for _ in watch_training(train(model, diffusion, points, adam, ema, rng, steps=steps, batch_size=TOY["batch_size"])):
         pass
     model.load(ema.average)
     return times, untrained, losses(model), losses(best)
@@ -113,7 +113,7 @@ def main(out="runs/lessons", small=False):
     images = sd.data.mnist()[0][: 200 if small else None]
     noise_times = [950, 850, 750, 650, 550, 400, 200]
     pairs, (x, nearest, distances) = seen_in_noise(images, rng, noise_times), memorised(images, rng)
-    plane = times, untrained, learned, floor = learned_and_floor(0.5 if small else 30, 500 if small else 4000, rng)
+    plane = times, untrained, learned, floor = learned_and_floor(5 if small else 1500, 500 if small else 4000, rng)
     digits = digit_times, losses = on_digits(images, rng)
     picture(out, noise_times, pairs, x, nearest, plane, digits)
     return record(out, "19_oracle", {
