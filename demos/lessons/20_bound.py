@@ -154,8 +154,8 @@ def terms(bound):
 def main(out="runs/lessons", small=False):
     """Train with a learned variance, take bounds apart, draw; return the headline figures."""
     points = sd.data.toy("gaussians", 100_000, np.random.default_rng(0)).astype(np.float32)
-    model, diffusion, looks = learn(points, *((6, 2) if small else (3000, 50)), np.random.default_rng(0))
-    bounds, truth = bounds_in_the_plane(model, diffusion, *((50, 10) if small else (2000, 50)))
+    model, diffusion, looks = learn(points, *((6, 2) if small else (2000, 40)), np.random.default_rng(0))
+    bounds, truth = bounds_in_the_plane(model, diffusion, *((50, 10) if small else (1000, 50)))
     digits = bound_of_digits(*((3, 4) if small else (100, 20)))
     for name, bound in {**bounds, "digits, pretrained": digits}.items():
         first, between, last = terms(bound)
