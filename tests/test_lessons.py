@@ -110,5 +110,7 @@ def test_every_row_of_the_ledger_names_a_lesson_and_a_figure_that_it_records():
     ledger = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ledger)
     texts = {path.stem: path.read_text(encoding="utf-8") for path in LESSONS}
-    for row in ledger.ROWS:
-        assert f'"{row.figure}"' in texts[row.lesson]
+    recorded = ledger.last_runs()
+    for row in ledger.ROWS:  # a name put together by an f-string is found among the figures of the last run
+        known = recorded.get(row.lesson, {}).get("figures", {})
+        assert f'"{row.figure}"' in texts[row.lesson] or row.figure in known, row
