@@ -174,6 +174,8 @@ class Judgement(NamedTuple):
             f"(0–9: {classes}) · nearest reference digit, median distance {np.median(self.nearest):.3f}"
         )
 
+    __repr__ = __str__
+
 
 def judge(samples, digits=None, seed: int = 0, data: str = "mnist") -> Judgement:
     """Judge samples (N, 28, 28, 1) in [−1, 1], N ≥ 2, against reference digits (default: the 10,000 embedded ones).
