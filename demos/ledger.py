@@ -53,7 +53,7 @@ ROWS = [
         "at most 67.05, by one constant picture", "the same digits and split; the objective differs"),
     Row("15_transformer", "copy task: evaluation loss after seven epochs, nats a symbol (Annotated Transformer, Rush 2018)",
         "copy task: loss after seven epochs", "0.343", "0", "yes, but for three details that the lesson names"),
-    Row("15_transformer", "the same without positions, at the end", "without positions: loss at the end", "",
+    Row("15_transformer", "the same without positions", "without positions: loss after seven epochs", "",
         "1.170, the entropy of a bag's order", "a control of ours"),
     Row("18_fashion", "Fashion-MNIST: Huber loss of the first batch (HF's annotated diffusion model, 2022)",
         "Huber loss: of the first batch", "0.465", "0.425 for a network that says 0", "no: our last layer starts at zero"),
