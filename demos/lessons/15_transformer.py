@@ -197,8 +197,8 @@ def main(out="runs/lessons", small=False):
 def picture(out, losses, maps):
     """Left: the losses. Right: each head of the decoder, looking at the memory."""
     heads = len(maps[0])
-    figure = plt.figure(figsize=(13, 4.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.9))
+    figure = plt.figure(figsize=(12, 7), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     axis = left.subplots()
     axis.plot(np.arange(1, len(THEIRS) + 1), THEIRS, "o", color=WARM, label="Annotated Transformer")
     axis.plot(np.arange(1, len(losses[True]) + 1), losses[True], "-o", ms=3, color=INK, label="ours")
@@ -208,13 +208,14 @@ def picture(out, losses, maps):
     axis.set(xlabel="epoch", ylabel="nats a symbol", ylim=(0, None), title="the copy task")
     axis.legend(fontsize=8)
 
-    axes = right.subplots(len(maps), heads, squeeze=False)
-    for block, row in enumerate(axes):
-        for head, axis in enumerate(row):
-            axis.imshow(maps[block][head], cmap="Blues", vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[], title=f"head {head + 1}" if block == 0 else "")
-        row[0].set_ylabel(f"block {block + 1}\n← symbol written")
+    axes = right.subplots(len(maps) * heads // 4, 4)
+    for i, axis in enumerate(axes.flat):
+        block, head = divmod(i, heads)
+        axis.imshow(maps[block][head], cmap="Blues", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"block {block + 1}, head {head + 1}", fontsize=9)
     right.supxlabel("symbol read →", fontsize=10)
+    right.supylabel("← symbol written", fontsize=10)
     right.suptitle("where the writer of each symbol looks: white 0, blue 1")
     save(figure, out, "15_transformer")
 
