@@ -26,6 +26,14 @@ def test_known_pixels_come_out_exactly_and_unknown_ones_do_not(rng):
     assert np.abs(step.x - known)[:, mask == 0].min() > 1e-3
 
 
+def test_at_every_step_the_known_pixels_are_draws_of_their_marginal(rng):
+    oracle, known = sd.Oracle(DIFFUSION, np.zeros((1, 2)), 0.5), np.full((4000, 2), 1.5)
+    for t, x, _ in sd.inpaint_steps(DIFFUSION, oracle, known, [1, 0], rng, steps=10, resample=2):
+        mean, deviation = np.sqrt(DIFFUSION.schedule.alpha_bar[t]) * 1.5, np.sqrt(1 - DIFFUSION.schedule.alpha_bar[t])
+        assert x[:, 0].mean() == pytest.approx(mean, abs=4 * deviation / np.sqrt(4000))
+        assert x[:, 0].std() == pytest.approx(deviation, rel=0.06)
+
+
 def test_if_nothing_is_known_it_is_ancestral_sampling_and_if_all_is_it_is_the_known(rng):
     oracle, shape = sd.Oracle(DIFFUSION, np.zeros((1, 2)), COV[None]), (4, 2)
     known = rng.standard_normal(shape)
