@@ -187,7 +187,7 @@ def main(out="runs/lessons", small=False):
     _, diffusion = sd.pretrained("mnist")
     classifier, steps = train(diffusion, 0.5 if small else 60)
     print(f"{'':<38}   right  precision recall")
-    digits = ask(classifier, *((10, 2) if small else (120, 20)))
+    digits = ask(classifier, *((10, 2) if small else (100, 20)))
     picture(out, line, times, errors, digits)
 
     figures = {"training steps of the noisy classifier": steps}
