@@ -7,7 +7,7 @@
 #
 # Expect: an image that comes back from its own noise with an error that halves when the steps double; paths from one digit
 # to another through things that are nearly digits; and a strength, about 0.7, at which most threes become eights that still
-# look like the three they were made of. It takes about two minutes on two cores, without training.
+# look like the three they were made of. It takes about a minute on two cores, without training.
 #
 # `python demos/lessons/26_editing.py` writes runs/lessons/26_editing.png.
 
