@@ -109,11 +109,11 @@ def loss_is_above_its_floor(losses, loss, data, diffusion, rng):
     if not last.mean() <= half + STANDARD_ERRORS * error:
         return Finding(
             "losses",
-            "the loss is stuck",
+            "the loss is stuck, or the run too short",
             expected=f"below {half:.4g}, half-way from zeros as output ({zero.mean():.4g}) to the floor "
             f"({floor.mean():.4g})",
             seen=seen,
-            look="the learning rate, the gradients, the target; then train longer",
+            look="train longer; if the loss no longer falls: the learning rate, the gradients, the target",
             chance=FALSE_ALARM,
         )
 
