@@ -7,7 +7,7 @@
 # beforehand.
 #
 # Expect: a loss at the start that agrees with a formula to a percent, three baselines, one batch learned by heart, and
-# digits after 400 steps of training. It takes about two minutes on two cores.
+# strokes that are about to become digits after 400 steps of training. It takes about two minutes on two cores.
 #
 # `python demos/lessons/06_recipe.py` writes runs/lessons/06_recipe.png.
 
