@@ -10,7 +10,7 @@
 # the same step. We take the sum apart for points whose true −log p is known, and for digits.
 #
 # Expect: the best denoiser within a twentieth of a bit of the truth if its variance is β_t, and 0.8 bits above it with
-# β̃_t; a learned variance spares a network as much. It takes two minutes on two cores, most of it training.
+# β̃_t; a learned variance spares a network as much. It takes half a minute on two cores.
 #
 # `python demos/lessons/20_bound.py` writes runs/lessons/20_bound.png.
 
