@@ -173,7 +173,7 @@ def main(out="runs/lessons", small=False):
     diffusion, oracle = ring()
     slopes = orders(diffusion, oracle, *(((10, 20, 40), 1e-5) if small else ((10, 20, 40, 80, 160, 320), 1e-10)))
     rows, floor = quality(diffusion, oracle, 100 if small else 4000, BUDGETS[:2] if small else BUDGETS)
-    digits, real = quality_of_digits(*((2, BUDGETS[:1], 100) if small else (100, BUDGETS[:4], 10_000)))
+    digits, real = quality_of_digits(*((2, BUDGETS[:1], 100) if small else (300, BUDGETS[:3], 10_000)))
     print_rows("sliced Wasserstein distance in the plane", rows)
     print_rows("digits: Fréchet distance, share of confident", digits)
     picture(out, paths(diffusion, oracle), oracle.sample(1500, np.random.default_rng(2)), slopes, rows, floor, digits, real)
