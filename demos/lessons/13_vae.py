@@ -198,7 +198,7 @@ def main(out="runs/lessons", small=False, data_dir=None):
     ratios = [np.exp(np.mean(np.log(spread[name] ** 2 / spread["reparameterised"] ** 2))) for name in list(spread)[1:]]
 
     flat = VAE(2, rng=rng)
-    train(flat, batches(grey, rng, shift=False), steps // 2, rng)  # two numbers are too few to tell shifts as well
+    train(flat, batches(grey, rng), steps // 4, rng)
     picture(out, vae, test, weighted, spread, flat, labels)
     return record(out, "13_vae", {
         "nats: test bound": plain.mean(), "nats: its standard error": plain.std() / np.sqrt(len(plain)),
