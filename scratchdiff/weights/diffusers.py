@@ -116,8 +116,8 @@ def load_diffusers(folder, dtype=np.float32) -> tuple[UNet, GaussianDiffusion]:
         model, diffusion = sd.load_diffusers("ddpm-cifar10-32")
         x = sd.sample_ddpm(diffusion, model, (4, 32, 32, 3), rng)
 
-    Without a scheduler the diffusion is that of diffusers' defaults. A network with num_class_embeds rows for classes gets
-    num_classes one less, since our last row, which labels=None takes, stands for any class.
+    Without a scheduler the diffusion is that of diffusers' defaults: 1000 linear steps, predict="eps". A network with n
+    num_class_embeds gets num_classes n − 1, since our last row, which labels=None takes, stands for any class.
     Raises ValueError naming what is not supported in a configuration, or wrong in a file, before any weight is read; for a
     pickle (.bin) it says how to convert it. FileNotFoundError; ImportError without the package `safetensors`."""
     return load_recipe(diffusers_recipe(folder), folder, dtype)
@@ -145,9 +145,8 @@ def save_diffusers(folder, model: UNet, diffusion: GaussianDiffusion) -> None:
     The schedule goes out as trained_betas. Where our network embeds t itself, theirs gets t − 1, and the first layer
     of the timestep makes up for it: sin ω(t + 1) and cos ω(t + 1) are sin ωt and cos ωt, turned by the angle ω.
     Raises ValueError naming what has no counterpart there; OSError. What is in the folder is overwritten."""
-    require(
-        isinstance(model, UNet), "save_diffusers: only a UNet has a counterpart in diffusers", model=type(model).__name__
-    )
+    ours = type(model).__name__
+    require(isinstance(model, UNet), "save_diffusers: only a UNet has a counterpart in diffusers", model=ours)
     config, scheduler = unet_config(model), scheduler_config(diffusion)
     names = diffusers_names(model)
     arrays = {name: p.data for name, p in model.parameters().items()}
@@ -171,7 +170,7 @@ def ddim_times(folder, steps: int) -> list[tuple[int, int]]:
 
     They follow its timestep_spacing, steps_offset and set_alpha_to_one. diffusers steps from t to t − ⌊T/steps⌋, which for
     "trailing" and "linspace" is not always the next t. Raises ValueError unless 1 ≤ steps ≤ T and all t lie in 1..T."""
-    config = read_scheduler(folder)
+    config = read_scheduler(folder) or defaults(SCHEDULER)
     T = len(scheduler_betas(config))
     require(whole(steps) and steps <= T, f"ddim_times: steps must lie in 1..{T}", steps=steps)
     if config["timestep_spacing"] == "leading":
@@ -195,11 +194,14 @@ def diffusers_recipe(folder) -> dict:
     channels, scale_shift = c["block_out_channels"], c["resnet_time_scale_shift"] == "scale_shift"
     ch, levels = channels[0], len(channels)
     size = c["sample_size"] if whole(c["sample_size"]) else c["sample_size"][0]
+    if scheduler is None:  # diffusers' defaults, but for a network that has learned its variance
+        learned = c["out_channels"] == 2 * c["in_channels"]
+        scheduler = defaults(SCHEDULER) | dict(variance_type="learned_range" if learned else "fixed_small")
     doubled = c["in_channels"] * (2 if scheduler["variance_type"] == "learned_range" else 1)
-    support(c["out_channels"] == doubled, path, "out_channels", f"{c['out_channels']} with this variance_type")
+    support(c["out_channels"] == doubled, path, "with this variance_type, out_channels", c["out_channels"])
     support(c["time_embedding_dim"] in (None, 4 * ch), path, "time_embedding_dim", c["time_embedding_dim"])
     for key in ("down_block_types", "up_block_types"):
-        support(len(c[key]) == levels, path, key, f"{c[key]} on {levels} levels")
+        support(len(c[key]) == levels, path, f"on {levels} levels, {key}", c[key])
     sizes = [size // 2**level for level in range(levels)]
     network_args = dict(
         image_size=size, in_channels=c["in_channels"], out_channels=c["out_channels"], ch=ch,
@@ -230,11 +232,16 @@ def scheduler_betas(config: dict) -> np.ndarray:
     return (zero_terminal_snr(schedule) if config["rescale_betas_zero_snr"] else schedule).betas
 
 
-def read_scheduler(folder) -> dict:
-    """The scheduler's configuration in a folder, or diffusers' defaults where there is none. ValueError naming the entry."""
+def defaults(entries: dict) -> dict:
+    """diffusers' defaults of a configuration."""
+    return {key: default for key, (default, _) in entries.items()}
+
+
+def read_scheduler(folder) -> dict | None:
+    """The scheduler's configuration in a folder, or None where there is none. ValueError naming the entry."""
     path = part(folder, "scheduler", "scheduler_config.json")
     if not path.exists():
-        return {key: default for key, (default, _) in SCHEDULER.items()}
+        return None
     kind = read_json(path).get("_class_name", "DDPMScheduler")
     support(kind in ("DDPMScheduler", "DDIMScheduler"), path, "_class_name", kind)
     return read_config(path, SCHEDULER)
@@ -245,7 +252,7 @@ def read_config(path, entries: dict) -> dict:
     given = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
     for key in given:
         require(key in entries, f"{path}: the entry {key[:80]!r} is not supported")
-    config = {key: given.get(key, default) for key, (default, _) in entries.items()}
+    config = defaults(entries) | given
     for key, (_, known) in entries.items():
         support(known(config[key]) if callable(known) else config[key] in known, path, key, config[key])
     return config
@@ -253,7 +260,7 @@ def read_config(path, entries: dict) -> dict:
 
 def support(ok, path, entry: str, value) -> None:
     """Raise the ValueError that names an entry of a configuration unless ok."""
-    require(ok, f"{path}: {entry} {str(value)[:80]} is not supported")
+    require(ok, f"{path}: {entry} {repr(value)[:80]} is not supported")
 
 
 def part(folder, inner: str, name: str) -> Path:

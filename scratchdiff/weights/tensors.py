@@ -19,13 +19,13 @@ PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 MAX_JSON = 2**22  # bytes: the header of some ten thousand tensors, or a schedule of a hundred thousand steps
 
 
-def safetensors_numpy():
-    """The NumPy interface of the `safetensors` package. Raises ImportError that says how to install it."""
+def safetensors_package():
+    """The `safetensors` package with its NumPy interface. Raises ImportError that says how to install it."""
     try:
         import safetensors.numpy
     except ImportError:
         raise ImportError("weights: needs the package safetensors: pip install 'scratchdiff[diffusers]'") from None
-    return safetensors.numpy
+    return safetensors
 
 
 def read_json(path) -> dict:
@@ -99,7 +99,11 @@ def refuse_pickle(path: Path) -> None:
 def read_tensors(path) -> dict[str, np.ndarray]:
     """{name: array} of a .safetensors file. Raises as `read_header` does, and ImportError without `safetensors`."""
     read_header(path)
-    return safetensors_numpy().load_file(path)
+    package = safetensors_package()
+    try:
+        return package.numpy.load_file(path)
+    except package.SafetensorError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def write_tensors(path, tensors: dict[str, np.ndarray]) -> None:
@@ -108,7 +112,7 @@ def write_tensors(path, tensors: dict[str, np.ndarray]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
     try:
-        safetensors_numpy().save_file(arrays, temporary, metadata={"format": "pt"})
+        safetensors_package().numpy.save_file(arrays, temporary, metadata={"format": "pt"})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

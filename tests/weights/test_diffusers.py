@@ -8,7 +8,8 @@ import pytest
 
 import scratchdiff as sd
 from scratchdiff.gradcheck import fill_zeros
-from scratchdiff.weights.diffusers import ddim_times, diffusers_recipe, read_scheduler, scheduler_betas
+from scratchdiff.weights.diffusers import ddim_times, diffusers_recipe
+from scratchdiff.weights.tensors import read_tensors, write_tensors
 
 pytest.importorskip("safetensors")
 
@@ -118,9 +119,21 @@ def test_weights_that_are_not_finite_or_not_there_are_refused(folder):
 
 def test_a_folder_without_a_scheduler_has_diffusers_default_one(folder):
     (folder / "scheduler" / "scheduler_config.json").unlink()
-    assert np.array_equal(scheduler_betas(read_scheduler(folder)), sd.linear_schedule().betas)
     recipe = diffusers_recipe(folder)
+    assert recipe["betas"] == sd.linear_schedule().betas.tolist()
     assert (recipe["predict"], recipe["variance"], recipe["images"], recipe["T"]) == ("eps", "fixed_small", True, 1000)
+    change(folder / "unet" / "config.json", out_channels=2)
+    assert diffusers_recipe(folder)["variance"] == "learned"
+
+
+def test_weights_in_half_or_double_precision_become_those_of_the_network(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = read_tensors(path)
+    for dtype in (np.float16, np.float64):
+        write_tensors(path, {name: a.astype(dtype) for name, a in tensors.items()})
+        model, _ = sd.load_diffusers(folder)
+        assert model.conv_in.b.dtype == np.float32
+        np.testing.assert_array_equal(model.conv_in.b.data, tensors["conv_in.bias"].astype(dtype).astype(np.float32))
 
 
 def test_ddims_times_follow_the_spacing_of_the_scheduler(folder):

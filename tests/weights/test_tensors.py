@@ -83,6 +83,26 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path):
             read_header(tmp_path / "a.safetensors")
 
 
+def test_a_file_with_any_byte_of_its_header_changed_is_refused_or_read_in_its_shapes(tmp_path):
+    pytest.importorskip("safetensors")
+    whole = write(tmp_path / "a.safetensors", GOOD).read_bytes()
+    for place in range(len(whole) - len(DATA)):
+        for bit in (1, 4, 32, 128):
+            path = tmp_path / "b.safetensors"
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            try:
+                assert sum(a.nbytes for a in read_tensors(path).values()) == len(DATA)
+            except ValueError as error:
+                assert str(path) in str(error)
+
+
+def test_what_the_package_refuses_and_we_do_not_is_a_value_error_too(tmp_path):
+    pytest.importorskip("safetensors")
+    path = write(tmp_path / "a.safetensors", {"__metadata__": {"steps": 5}} | GOOD)
+    with pytest.raises(ValueError, match="a.safetensors: "):
+        read_tensors(path)
+
+
 def test_a_pickle_is_not_opened_whatever_stands_in_its_place(tmp_path):
     for name in ("model.bin", "model.pt"):
         (tmp_path / name).write_bytes(b"cos\nsystem\n")
