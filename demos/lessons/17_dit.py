@@ -81,7 +81,7 @@ def main(out="runs/lessons", small=False, seconds=100.0):
     """Train both for the same time of the processor, draw, judge, write the picture; return the headline figures."""
     images, labels = sd.data.mnist()
     per_step = step_times(images, labels, 4 if small else 20)
-    n = 10 if small else 300
+    n = 10 if small else 200
     reference = images[::50] if small else images
     losses, digits, figures = {}, {}, {}
     for name in NETWORKS:
