@@ -34,11 +34,11 @@ class Row(NamedTuple):
 
 ROWS = [
     Row("04_forward_diffusion", "ᾱ_T of the linear schedule, T = 1000 (Ho et al. 2020: ᾱ_T ≈ 0)",
-        "alpha_bar_T, Ho et al., T = 1000", "—", "0", "yes: their β_t"),
+        "alpha_bar_T, Ho et al., T = 1000", "", "0", "yes: their β_t"),
     Row("04_forward_diffusion", "one pixel, exact denoiser, T = 1000: share of dark samples",
-        "share of dark pixels, Ho et al., T = 1000", "—", "0.75", "no paper: the truth is known"),
+        "share of dark pixels, Ho et al., T = 1000", "", "0.75", "no paper: the truth is known"),
     Row("06_recipe", "digits: loss at the start, asked for v",
-        "loss at the start", "—", "0.962", "no paper: a formula"),
+        "loss at the start", "", "0.962", "no paper: a formula"),
     Row("10_heartbeats", "heartbeats: bound, bits a sequence (Sohl-Dickstein et al. 2015, Table 1)",
         "bits: bound of the network", "2.414", "2.322", "no: our network predicts x_0 and steps back by Bayes' rule"),
     Row("11_swiss_roll", "swiss roll, T = 40, 16 radial basis functions: bound, bits per point (the same, Table 1)",
@@ -60,10 +60,10 @@ ROWS = [
     Row("18_fashion", "the same after five epochs, mean of a hundred steps", "Huber loss: mean of the last hundred steps",
         "0.0447, one batch; its last five prints: 0.0459", "", "yes, but for the network: ours sees patches of 2 × 2"),
     Row("20_bound", "eight Gaussians, best mean and β_t: bound, bits a coordinate",
-        "bits a coordinate: best mean, β_t", "—", "0.746", "no paper: −log p is known"),
-    Row("21_samplers", "order of Euler's method (DDIM, η = 0)", "order of ddim", "—", "−1", "no paper: theory"),
-    Row("21_samplers", "order of Heun's method (Karras et al. 2022)", "order of heun", "—", "−2", "yes: order 2"),
-    Row("21_samplers", "order of DPM-Solver++(2M) (Lu et al. 2022)", "order of dpm", "—", "−2", "yes: order 2"),
+        "bits a coordinate: best mean, β_t", "", "0.746", "no paper: −log p is known"),
+    Row("21_samplers", "order of Euler's method (DDIM, η = 0)", "order of ddim", "", "−1", "no paper: theory"),
+    Row("21_samplers", "order of Heun's method (Karras et al. 2022)", "order of heun", "", "−2", "yes: order 2"),
+    Row("21_samplers", "order of DPM-Solver++(2M) (Lu et al. 2022)", "order of dpm", "", "−2", "yes: order 2"),
     Row("09_bug_zoo", "checkup: bugs of the zoo found in the right place, with every seed",
         "bugs found in the right place with every seed", "", "32", "no figure is published"),
     Row("09_bug_zoo", "checkup: alarms on right code, 100 seeds", "alarms on the right program", "", "0",
@@ -109,11 +109,11 @@ def last_runs() -> dict:
 def table(known: dict) -> str:
     """The ledger in Markdown, of the lessons that have been run."""
     lines = ["| figure | published | ours | optimum | same work? | lesson, time |", "|---|---|---|---|---|---|"]
-    for row in ROWS:
+    for row in sorted(ROWS, key=lambda row: row.lesson):
         of = known.get(row.lesson, dict(figures={}))
         if row.figure in of["figures"]:
             where, ours = f"`{row.lesson}`, seed 0, {of['seconds']} s", f"{of['figures'][row.figure]:g}"
-            lines.append(f"| {row.what} | {row.published} | {ours} | {row.optimum} | {row.same_work} | {where} |")
+            lines.append(f"| {row.what} | {row.published or '—'} | {ours} | {row.optimum} | {row.same_work} | {where} |")
     return "\n".join(lines)
 
 

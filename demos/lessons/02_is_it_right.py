@@ -247,7 +247,7 @@ def picture(out, sizes, curves, errors):
 #
 # ## Exercises
 #
-# 1. In `v_curve`, replace `ops.silu` by `ops.relu` in both places and draw x from uniform(−0.01, 0.01). Which h can
+# 1. In `v_curve`, replace `ops.silu` by `ops.relu` in both places and draw x from uniform(-0.01, 0.01). Which h can
 # still be trusted, and why?
 # 2. In `check_ops`, set factor to 1 + 1e-6. Is every wrong backward still told from a right one? At 1 + 1e-10?
 # 3. In `check_that_forgets`, add one line so that it can fail. In `then_zeros`, replace zeros by ones: does the check

@@ -212,7 +212,7 @@ def picture(out, looks, bounds, truth, digits):
 #
 # 1. In `learn`, put TOY | dict(schedule="cosine") in place of TOY in the call of `with_variance`. The truth is the
 # same; where does the other schedule spend its bits?
-# 2. In `bounds_in_the_plane`, replace np.ones_like(xt) by −np.ones_like(xt). Which row of the table do you get, but for
+# 2. In `bounds_in_the_plane`, replace np.ones_like(xt) by -np.ones_like(xt). Which row of the table do you get, but for
 # L_0?
 # 3. In `gradient_noise`, use diffusion.loss(model, x0, rng) in place of sd.vlb_loss(...). How large is the noise of
 # L_hybrid, beside its length?
