@@ -247,3 +247,14 @@ def test_a_checker_that_is_off_by_a_factor_is_found_and_ours_passes():
 
     assert gradients.checker_can_fail(checker, np.random.default_rng(0)) is None
     assert gradients.checker_can_fail(lambda f, g, x: checker(f, g, x) / 10, np.random.default_rng(0))
+
+
+def test_batch_norm_in_training_mode_is_found_and_low_precision_is_not():
+    def batch_norm(xt, t):
+        return (xt - xt.mean(0)) / (xt.std(0) + 1e-3)
+
+    def low_precision(xt, t):
+        return np.float16(xt * (1 if len(xt) > 1 else 1.0005)).astype(np.float32)
+
+    assert found(of_model.answers_each_alone, batch_norm, 20, (2,)) == SEEDS
+    assert found(of_model.answers_each_alone, low_precision, 20, (2,)) == 0
