@@ -212,7 +212,8 @@ def normal(x, mean, var):
 # see?
 # 2. In `pixel`, centre the data and give them variance 1: means [[-0.577], [1.732]]. What is left of the error? (So a
 # short schedule can go unnoticed on standardised points, and fail on images.)
-# 3. In `bayes`, return likelihood / (likelihood.sum() * (grid[1] - grid[0])). Which figure notices? Why must a sampler guess x_0?
+# 3. In `bayes`, return likelihood / (likelihood.sum() * (grid[1] - grid[0])). Which figure notices? Why must a sampler
+# guess x_0?
 
 # %%
 if __name__ == "__main__":
