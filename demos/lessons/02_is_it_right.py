@@ -107,12 +107,10 @@ def check_ops(examples, factor=1.001):
 # The same check in a few lines, and three ways to blind it. Each of them says that softmax with a backward *seven times
 # too large* is right.
 #
-# 1. *The error is never computed again.* A published checker had this bug: the loop runs, and the number that it
-# reports is
-#    the one from before the loop.
+# 1. *The error is never computed again.* A published checker had this bug: the number that it reports is the one from
+# before the loop.
 # 2. *dy is all ones.* The outputs of a softmax sum to 1 whatever x is, so L = Σ y does not depend on x. Its gradient is
-# 0,
-#    and seven times 0 is 0. Whatever sums, or is normalised, is blind to this dy.
+# 0, and seven times 0 is 0. Whatever is normalised is blind to this dy.
 # 3. *A layer of zeros comes after it.* The last layer of a U-Net starts at zero, so all gradients before it are 0 at
 # first.
 

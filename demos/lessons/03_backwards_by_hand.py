@@ -6,7 +6,7 @@
 # line comes from a derivation in three lines. Then the package's op is asked for the same gradients, and finite
 # differences too.
 #
-# Expect: three tables, nine gradients, all equal to the op's to fifteen digits and to the differences to eleven. It
+# Expect: three tables, eight gradients, all equal to the op's to fifteen digits and to the differences to eleven. It
 # takes five seconds.
 #
 # `python demos/lessons/03_backwards_by_hand.py` writes runs/lessons/03_backwards_by_hand.png.
@@ -71,7 +71,7 @@ def attention_by_hand(q, k, v, dy):
 #
 #     dγ = Σ x̂ dy,     dβ = Σ dy,     dx̂ = γ dy
 #
-# x[j] moves every x̂[i], on three ways: itself, through μ (which moves by 1/n), and through σ (which moves by x̂[j]/n):
+# x[j] moves every x̂[i], in three ways: itself, through μ (which moves by 1/n), and through σ (which moves by x̂[j]/n):
 #
 #     ∂x̂[i]/∂x[j] = (δ[i,j] − 1/n − x̂[i] x̂[j]/n)/σ
 #
@@ -95,12 +95,13 @@ def norm_by_hand(x, gamma, beta, dy):
 
 
 # %% [markdown]
-# dx sums to 0, and so does x̂ dx (but for EPS): to add a constant to the image, or to stretch it, changes nothing.
+# dx sums to 0, and so does x̂ dx (but for EPS): to add a constant to the image, or to multiply it by a factor, changes
+# nothing.
 #
 # ## A convolution
 #
 # The same image, a filter w of 3 × 3 taps, and a border of zeros, so that y has 3 × 3 pixels too. Each pixel of y is
-# the sum of the window around it, weighted by the taps (xp is x in its border, and windows[i,j] = xp[i:i+3, j:j+3]):
+# the sum of the window around it, weighted by the taps (xp is x in its border):
 #
 #     y[i,j] = Σ_{u,v} xp[i+u, j+v] w[u,v]
 #
