@@ -228,8 +228,8 @@ def picture(out, images, cheap, by_heart, norms, steps, curve, longer, diffusion
 # connected.
 #
 # The loss passes one baseline after the other. What comes after the last one falls slowly, and these last hundredths
-# turn blots into digits. So look at samples, not only at the loss. The held-out loss equals that of the training
-# digits, so nothing has been memorised: more training is worth it before more data.
+# turn blots into digits. So look at samples, not only at the loss. The held-out loss is that of the training digits, so
+# nothing has been memorised: more training is worth it before more data.
 #
 # ## Exercises
 #

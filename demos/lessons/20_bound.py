@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 20 Where do the bits go?
 #
-# How probable does a diffusion model find a given image? The answer is an integral over all the ways on which it could
+# How probable does a diffusion model find a given image? The answer is an integral over all the ways in which it could
 # have made it, and nobody can compute it. But it has an upper bound that is a sum over t (Ho et al. 2020, Eq. 5):
 #
 #     −log p(x_0) ≤ L_0 + L_1 + … + L_T,     L_{t−1} = E KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t))
@@ -9,7 +9,7 @@
 # Each term is what one step back costs: the bits that you must send to somebody who has the model, so that he can take
 # the same step. We take the sum apart for points whose true −log p is known, and for digits.
 #
-# Expect: the best denoiser within a twentieth of a bit of the truth if its variance is β_t, and 0.8 bits above it with
+# Expect: the best denoiser within a twentieth of a bit of the truth if its variance is β_t, and 0.7 bits above it with
 # β̃_t; a learned variance spares a network as much. It takes half a minute on two cores.
 #
 # `python demos/lessons/20_bound.py` writes runs/lessons/20_bound.png.
@@ -204,9 +204,9 @@ def picture(out, looks, bounds, truth, digits):
 # ## What the picture shows
 #
 # In the plane L_0 is negative: it is a density, and a step that ends on a spike of it earns bits. Most of the bits are
-# paid below t = 100, for detail; the shape of the ring costs next to nothing. With digits it is the same: about two
-# fifths of the bits go into the very last step, that is, into shades that nobody can see. L_simple does not care about
-# these, and this is why it makes good pictures and poor compressors.
+# paid below t = 100, for detail; the shape of the ring costs little. With digits it is the same: about two fifths of
+# the bits go into the very last step, that is, into shades that nobody can see. L_simple does not care about these, and
+# this is why it makes good pictures and poor compressors.
 #
 # ## Exercises
 #

@@ -90,7 +90,8 @@ def paths(diffusion, oracle):
 # ## Order
 #
 # The equation dy/dσ = ε̂(y, σ) has one solution through each point of noise; SciPy finds it to ten digits. A solver of
-# order p comes 2^p times nearer to it each time its steps are halved: a line of slope −p on logarithmic axes.
+# order p comes 2^p times nearer to it each time its steps are made half as long: a line of slope −p on logarithmic
+# axes.
 
 
 # %%
