@@ -26,8 +26,12 @@ from scratchdiff.train import train as train_images
 # %% [markdown]
 # ## A network for the score
 #
-# Data with noise of size σ has a score of size 1/σ. So we let the network answer with σ s, a number of size 1, and give
-# it x/√(1 + σ²), of size 1 too. It knows σ through log σ, scaled to 1..1000 like a timestep.
+# Were the data N(0, I), the score would be −x/(1 + σ²). The network F only says how it differs from that:
+#
+#     s = −x/(1 + σ²) + F/(σ √(1 + σ²))        so that  x̂_0 = x + σ² s = x/(1 + σ²) + F σ/√(1 + σ²)
+#
+# At σ = 30 an error of F then moves x̂_0 by no more than itself; had we asked for σ s, it would move it thirty times as
+# far (Karras et al. 2022, section 5). F is given x/√(1 + σ²), of size 1, and log σ scaled to 1..1000 like a timestep.
 
 
 # %%
@@ -39,7 +43,8 @@ def score_of(network, sigmas):
         sigma = np.broadcast_to(sigma, len(x)).astype(network.dtype)
         t = 1 + 999 * (np.log(sigma) - low) / (high - low)
         scale = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        return network(x * (1 / np.sqrt(1 + scale**2)), t) * (1 / scale)
+        size = np.sqrt(1 + scale**2)
+        return network(x * (1 / size), t) * (1 / (scale * size)) - x * (1 / size**2)
 
     return score
 
@@ -154,15 +159,20 @@ def odds(x):
 
 
 # %%
-def as_eps(score, diffusion):
-    """The score as a DDPM's model(xt, t) that predicts ε."""
+def as_eps(score, diffusion, sigmas):
+    """The score as a DDPM's model(xt, t) that predicts ε. Noise beyond an end of the ladder counts as that of the end."""
 
     def model(xt, t):
         sigma = diffusion.schedule.sigma(t.astype(float))
         scale = sigma.reshape(-1, *[1] * (xt.ndim - 1))
-        return -scale * np.asarray(score(xt * np.sqrt(1 + scale**2), sigma))
+        return -scale * np.asarray(score(xt * np.sqrt(1 + scale**2), np.clip(sigma, sigmas[-1], sigmas[0])))
 
     return model
+
+
+def chain_to(sigma, images=False):
+    """A chain whose last step has noise of size sigma: β from 1e-4 up to b with Σ β ≈ 1000 (1e-4 + b)/2 = log(1 + σ²)."""
+    return sd.GaussianDiffusion(sd.linear_schedule(beta_end=2e-3 * np.log1p(sigma**2) - 1e-4), images=images)
 
 
 # %%
@@ -191,13 +201,13 @@ def digits(steps, n, reference=None, levels=None, seed=0):
     ddpm, diffusion = trained()
     network, _ = trained(lambda net, x0, rng, labels=None: sd.dsm_loss(score_of(net, sigmas), x0, sigmas, rng))
     score = score_of(network, sigmas)
-    chain = sd.GaussianDiffusion(sd.linear_schedule(), images=True)
+    chain = chain_to(first, images=True)
     walk = sd.annealed_langevin_steps(lambda x, s: np.asarray(score(x, s)), sigmas, shape, np.random.default_rng(1),
                                       step, 2)  # fmt: skip
     samples = {
         "DDPM, 100 steps": sd.sample_ddpm(diffusion, ddpm, shape, np.random.default_rng(1), 100 if n > 10 else 5),
         f"score matching,\nLangevin, {levels} levels of 2": last(walk).x,
-        "score matching,\nread as ε, DDPM's chain": sd.sample_ddpm(chain, as_eps(score, chain), shape,
+        "score matching,\nread as ε, DDPM's chain": sd.sample_ddpm(chain, as_eps(score, chain, sigmas), shape,
                                                                     np.random.default_rng(1), 100 if n > 10 else 5),
         "training digits": images[np.random.default_rng(1).permutation(len(images))[:n]],
     }  # fmt: skip
@@ -207,7 +217,7 @@ def digits(steps, n, reference=None, levels=None, seed=0):
 # %%
 def main(out="runs/lessons", small=False):
     """Train by three losses, walk, read one network in three ways, draw digits; return the headline figures."""
-    sigmas = sd.geometric_sigmas(6, 0.05, 12)
+    sigmas = sd.geometric_sigmas(20, 0.05, 16)
     steps = 10 if small else 1200
     errors, scores = {}, {}
     for name, loss in LOSSES.items():
@@ -229,9 +239,8 @@ def main(out="runs/lessons", small=False):
     step = sd.step_for_ladder(sigmas, 40)
     walk = list(sd.annealed_langevin_steps(lambda x, s: np.asarray(denoised(x, s)), sigmas, (100 if small else 1000, 2),
                                            np.random.default_rng(4), step, 4 if small else 40))  # fmt: skip
-    chain = sd.GaussianDiffusion(sd.linear_schedule())
-    # (its σ reaches 157, ours 6: x is then noise to the network too, and larger σ are out of its range)
-    model = as_eps(lambda x, s: denoised(x, np.minimum(s, sigmas[0])), chain)
+    chain = chain_to(sigmas[0])
+    model = as_eps(denoised, chain, sigmas)
     ddim = sd.sample_ddim(chain, model, (100 if small else 1000, 2), np.random.default_rng(4), 20 if small else 200)
 
     def modes(x):

@@ -176,7 +176,7 @@ def main(out="runs/lessons", small=False):
     truth = np.log(density(x[:, 0], vp, 1e-4))
     lost, densities, grid = {}, {}, np.linspace(-2, 1.8, 10 if small else 200)[:, None]
     for name, likelihood in (("σ²", False), ("g²", True)):
-        score = train(vp, likelihood, 10 if small else 4000)
+        score = train(vp, likelihood, 10 if small else 2000)
         lost[name] = (truth - sd.sde_log_prob(vp, score, x, start=1e-4, rtol=rtol)).mean()
         densities[name] = np.exp(sd.sde_log_prob(vp, score, grid, start=1e-4, rtol=rtol))
 
