@@ -5,7 +5,7 @@
 # and a pixel becomes a moment. The data: waves like an electrocardiogram, made in the package. Each has one period, one
 # phase and one amplitude, so that we can ask of a generated wave what we could not ask of a picture: is it right?
 #
-# Expect: waves whose beats come at equal distances, to within a fraction of a sample, and periods spread as in the data.
+# Expect: waves whose beats come at distances that are equal to within a sample, and periods spread as in the data.
 # About a minute on two cores.
 #
 # `python demos/lessons/28_signals.py` writes runs/lessons/28_signals.png.
