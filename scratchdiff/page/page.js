@@ -333,7 +333,7 @@ function partedPanel(parted) {
   return make("div", {}, make("h4", {}, `${traces[0].title}  |  ${traces[1].title}: how far apart`),
     parted.same > 0 && chart({series, low: -9, high: 0, label, ticks, width: 520, pick: show}),
     make("p", {}, lengths, parted.same > 0 && ["Forward, they part ", first("forward"), "; backward from the loss, ",
-      first("backward"), ". ", make("small", {}, `(relative difference ‖a − b‖/max(‖a‖, ‖b‖) above ${parted.limit})`)]));
+      first("backward"), ". ", make("small", {}, `(‖a − b‖/max(‖a‖, ‖b‖) above ${parted.limit})`)]));
 }
 
 function showStep() {
