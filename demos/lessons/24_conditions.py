@@ -7,8 +7,9 @@
 # variety. We measure both on digits. And where the truth is known we ask what the guided samples are draws of.
 #
 # Expect: with w = 0 the exact law of the class; with more, samples that lie further out than the density
-# p(x | y) p(y | x)^w that guidance is said to draw from. On digits, a classifier that knows noise gets nine of ten
-# right, without any label in the denoiser. It takes about three minutes on two cores, of which one trains the classifier.
+# p(x | y) p(y | x)^w that guidance is said to draw from. On digits, the labels of the denoiser itself are nearly always
+# obeyed; a classifier is obeyed as far as it has learned, and a minute is short for one that must know noise. It takes about
+# three minutes on two cores, of which one trains the classifier.
 #
 # `python demos/lessons/24_conditions.py` writes runs/lessons/24_conditions.png.
 
