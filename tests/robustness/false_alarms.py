@@ -1,6 +1,6 @@
 """How often does a checkup alarm on right code? Only detectors that draw random numbers can.
 
-    python tests/robustness/false_alarms.py --seeds 1000
+    python tests/robustness/false_alarms.py --seeds 100
 
 Each seed examines the noise, the times and the samples of a right diffusion; README.md has the figures.
 """
@@ -33,6 +33,6 @@ def examine(diffusion, seed: int):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Alarms of checkups of right code.")
-    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=100)
     args = parser.parse_args()
     print(f"{args.seeds} checkups of right code, alarms: {dict(count(args.seeds)) or 'none'}")
