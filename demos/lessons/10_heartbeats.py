@@ -109,9 +109,9 @@ def bits(diffusion, model, n, seed):
 #
 # The rule is an approximation. p(x_{t−1} | x_t) r(x_{t−1}) has to be divided by its sum Z(x_t), and the rule assumes
 # that Z is the same for every x_t. That holds while r hardly changes in a step. A third case breaks it: only the first
-# three bits are known, and they are 0. Two sequences fit. But bits that are held at 0 from t = T on say little about
-# which sequence it is, while the other bits decide for one that needs a 1 there. Such a chain should be rare, because
-# its Z is small. The rule does not know that, and the chain ends in no heartbeat at all.
+# three bits are known, and they are 0. Two sequences fit. But the other 17 bits may decide for a sequence that needs a 1
+# among the first three. Such a chain should be rare, because its Z is small. The rule does not know that: it holds the 0,
+# and the chain ends in no heartbeat at all.
 
 
 # %%

@@ -39,9 +39,9 @@ def one_hot(x):
 #
 #     q(x_{t−1} = j | x_t, x_0)  ∝  q(x_t | x_{t−1} = j) q(x_{t−1} = j | x_0)  =  A_j (ᾱ_{t−1} [j = x_0] + (1 − ᾱ_{t−1})/K)
 #
-# A model that does not know x_0 puts probabilities p̂_j in place of [j = x_0] (Austin et al. 2021, Eq. 4). A_j says already
-# what x_t itself tells about this place, so p̂ is what the *other* symbols tell about x_0 here. With a one-hot p̂ the same
-# function is q's posterior.
+# A model that does not know x_0 puts probabilities p̂_j in place of [j = x_0] (Austin et al. 2021, Eq. 4). A_j already holds
+# what x_t says about its own place, so p̂ has to say only what the *other* symbols tell about x_0 there. With a one-hot p̂
+# the same function is q's posterior.
 
 
 # %%
@@ -157,9 +157,9 @@ def right(x):
 # %% [markdown]
 # ## Questions
 #
-# To ask for 7+5=?, hold the two known digits fixed from t = T down. Even the exact model then answers many questions wrong:
-# at large t it takes the digits that are held for noise, lets an answer grow that does not fit, and later cannot take it
-# back. Lesson 10 says why: the rule forgets a factor Z(x_t).
+# To ask for 7+5=?, hold the two known digits fixed from t = T down. Even the exact model then answers many questions wrong.
+# At large t it treats the fixed digits as noise, so an answer can form that does not fit them. Later it cannot take that
+# answer back. Lesson 10 gives the reason: the rule leaves out a factor Z(x_t).
 
 
 # %%
