@@ -66,7 +66,7 @@ def ism_loss(model, x0, sigmas, rng: np.random.Generator) -> Tensor:
 
 
 def ssm_loss(model, x0, sigmas, rng: np.random.Generator) -> Tensor:
-    """E σ² [vᵀ (∂s/∂x̃) v + ½ ‖s‖²] + d/2, v of random signs: sliced score matching   (Song et al. 2019, Eq. 8).
+    """E σ² [vᵀ (∂s/∂x̃) v + ½ ‖s‖²] + d/2, v of random signs: sliced score matching   (Song et al. 2019, SSM-VR).
 
     It has the same mean as `ism_loss` and asks the model three times, whatever d is. Draws σ, z, then v."""
     x0, sigma, scale, z = noised("ssm_loss", x0, sigmas, rng)

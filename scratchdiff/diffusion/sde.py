@@ -133,7 +133,7 @@ def sde_loss(sde, model, x0, rng: np.random.Generator, likelihood: bool = False,
     λ = std(t)² with t uniform, so that all t count alike   (Song et al. 2021, Eq. 7). likelihood: λ = g(t)², with which the
     loss, integrated over t, bounds KL(data ‖ samples of the reverse SDE) from above, up to what does not depend on s
     (Song, Durkan et al. 2021, Theorem 1). We then draw t with density ∝ g²/std² and multiply by the integral of that, which
-    has the same mean and far less variance (their section 4.3).
+    has the same mean and far less variance (their importance sampling).
     model(x, t): x (N, ...) and t (N,) give the score, a Tensor shaped like x. Draws t, then z.
     Raises ValueError unless x0 is of finite floats, start in (0, 1), and the model's output has the shape of x."""
     x0 = check_data("sde_loss", x0)
