@@ -6,7 +6,7 @@
 # the same judge. The recipe runs twice, with two seeds: a difference no larger than theirs means nothing.
 #
 # Expect: most tricks do not pay at this size, and we say so. Conditioning on the small image, for super-resolution, works
-# within a quarter of a minute. About a minute on two cores.
+# within a quarter of a minute. Under two minutes on two cores.
 #
 # `python demos/lessons/27_tricks.py` writes runs/lessons/27_tricks.png.
 
