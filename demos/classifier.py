@@ -6,7 +6,7 @@ DIR holds the four MNIST files (or will: --download fetches them). Takes about t
 99.18 % on the test set (seed 0). Writes classifier.npz (float16): the file that lies in the package as classifier.npz.
 
 The judge of clothes, classifier_fashion.npz in the package, comes from the four files of Fashion-MNIST (Debian's package
-dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist), with --flip.
+dataset-fashion-mnist puts them into /usr/share/datasets/fashion-mnist), with --flip: 87.41 % on the test set (seed 0).
 """
 
 # %% A classifier is trained like a denoiser: the same tape, the same Adam, another loss.
@@ -44,9 +44,10 @@ def train_classifier(images, labels, rng, steps, batch_size=128, lr=3e-3, flip=F
         adam.lr = lr * warmup(step, 100) * cosine_decay(step / steps)
         batch = rng.integers(len(images), size=batch_size)
         x = shifted(images[batch], rng)
+        x = sd.data.random_flips(x, rng) if flip else x
         adam.zero_grad()
         with sd.Tape() as tape:
-            loss = sd.ops.cross_entropy(classifier(sd.data.random_flips(x, rng) if flip else x), labels[batch])
+            loss = sd.ops.cross_entropy(classifier(x), labels[batch])
         tape.backward(loss)
         adam.step()
         yield classifier, step, loss.item()

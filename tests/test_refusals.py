@@ -290,7 +290,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: LEARNED.p_mean_logvar(still, M, 1), r"needs a network with 6 output channels .*got \(2, 3\)"),
         (lambda: D.loss(NET, POINTS, RNG, min_snr=0), "gamma must be positive, got 0"),
         (lambda: D.loss(NET, POINTS, RNG, huber=0), "huber: delta must be positive, got 0"),
-        (lambda: D.loss(NET, POINTS, RNG, min_snr=5, huber=1), "leave it or huber, got 1"),
+        (lambda: D.loss(NET, POINTS, RNG, min_snr=5, huber=1), "does not go with huber, got 1"),
         (lambda: D.loss(NET, POINTS, RNG, offset=-0.1), "loss: offset must not be negative, got -0.1"),
         (
             lambda: LEARNED.loss(lambda xt, t: np.concatenate([xt, xt], 1), POINTS / 7, RNG),

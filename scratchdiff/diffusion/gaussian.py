@@ -195,7 +195,7 @@ class GaussianDiffusion:
         min_snr, which weighs squares, together with huber.
         """
         x0 = check_data("loss", x0, labels)
-        require(min_snr is None or huber is None, "loss: min_snr weighs squares; leave it or huber", huber=huber)
+        require(min_snr is None or huber is None, "loss: min_snr weighs squares, so it does not go with huber", huber=huber)
         require(0 <= offset < np.inf, "loss: offset must not be negative", offset=offset)
         distance = ops.mse if huber is None else partial(ops.huber, delta=huber)
         t = rng.integers(1, self.schedule.T + 1, size=len(x0))
