@@ -8,7 +8,7 @@
 #
 # Expect: a table of seven methods on five measurements, by their distance to the exact posterior. Replacing the known pixels
 # comes no nearer to it with more steps; resampling does. And real digits, restored by the network that comes with the
-# package. It takes about three minutes on two cores, without training.
+# package. It takes about two minutes on two cores, without training.
 #
 # `python demos/lessons/25_measurements.py` prints the table and writes runs/lessons/25_measurements.png.
 
