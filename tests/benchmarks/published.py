@@ -2,10 +2,11 @@
 
 Needs torch, diffusers and safetensors. Random weights of diffusers' UNet2DModel go through a folder into our U-Net, in each
 form of tests/parity/test_diffusers.py and in that of google/ddpm-cifar10-32, whose 35,746,307 parameters one forward pass is
-timed with. The two take turns, and the shortest of `--turns` counts: other programs can only make it longer.
+timed with. The two take turns; each time is the median of `--turns`.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -66,7 +67,7 @@ def row(name: str, config: dict, batch: int, turns: int) -> None:
         with torch.no_grad():
             times["theirs"].append(seconds(lambda: theirs(twin, x32, t, **labels)))
     exactly = difference(exact(x, t, **labels).data, theirs(double(twin), x, t, **labels))
-    ours, other = (1e3 * min(times[key]) for key in ("ours", "theirs"))
+    ours, other = (1e3 * statistics.median(times[key]) for key in ("ours", "theirs"))
     print(f"{name:<42}{model.num_parameters():>12,}{single:>10.1e}{exactly:>10.1e}{ours:>9.2f} ms{other:>9.2f} ms"
           f"{ours / other:>7.2f}", flush=True)  # fmt: skip
 
