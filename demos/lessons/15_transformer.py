@@ -205,7 +205,7 @@ def picture(out, losses, maps):
     axis.plot(np.arange(1, len(losses[False]) + 1), losses[False], "-o", ms=3, color=GREEN, label="ours, no positions")
     floor = floor_without_positions()
     axis.axhline(floor, color=GREEN, lw=0.8, ls="--", label=f"least without positions, {floor:.2f}")
-    axis.set(xlabel="epoch", ylabel="nats a symbol", ylim=(0, None), title="the copy task")
+    axis.set(xlabel="epoch", ylabel="nats a symbol", ylim=(0, None), xticks=range(2, 19, 2), title="the copy task")
     axis.legend(fontsize=8)
 
     axes = right.subplots(len(maps) * heads // 4, 4)

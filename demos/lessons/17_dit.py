@@ -7,7 +7,7 @@
 #
 # Expect: digits from both, and the U-Net ahead. Under three minutes on two cores.
 #
-# `python demos/lessons/17_dit.py [--seconds 100]` writes runs/lessons/17_dit.png.
+# `python demos/lessons/17_dit.py [--seconds 40]` writes runs/lessons/17_dit.png.
 
 # %%
 import argparse
@@ -43,7 +43,7 @@ NETWORKS = "UNet", "DiT"
 #
 # Both have 0.7 million parameters, the same data, batches, loss and sampler. The learning rate is each one's own. A step
 # of one takes longer than a step of the other, so we time both, in turns, and give each as many steps as fit into the
-# same time: 100 seconds of the processor, which two cores spend in 50. (Processor time does not count what other
+# same time: 40 seconds of the processor, which two cores spend in 20. (Processor time does not count what other
 # programs take, so the comparison stays fair on a busy machine.)
 
 
@@ -77,7 +77,7 @@ def draw(model, diffusion, n, steps):
 
 
 # %%
-def main(out="runs/lessons", small=False, seconds=100.0):
+def main(out="runs/lessons", small=False, seconds=40.0):
     """Train both for the same time of the processor, draw, judge, write the picture; return the headline figures."""
     images, labels = sd.data.mnist()
     per_step = step_times(images, labels, 4 if small else 20)
@@ -128,11 +128,11 @@ def picture(out, losses, digits, figures, seconds):
 # that a good trade? (2 gives 196 positions; what does attention cost then?)
 # 2. In `nn/dit.py`, leave out `+ self.positions`. The network is then blind to where a patch lies: what do the digits
 # look like, and what would lesson 15 have told you?
-# 3. Run with `--seconds 1200`. Does the Transformer catch up?
+# 3. Run with `--seconds 600`. Does the Transformer catch up?
 
 # %%
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The U-Net and the diffusion Transformer, for the same time.")
     parser.add_argument("--out", default="runs/lessons", metavar="DIR", help="where to write (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=100.0, help="of the processor, for each (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of the processor, for each (%(default)s)")
     main(**vars(parser.parse_args()))
