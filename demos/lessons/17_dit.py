@@ -3,9 +3,10 @@
 #
 # The U-Net was made for pictures: convolutions that see neighbours, levels that see further. The diffusion Transformer
 # (DiT, Peebles & Xie 2023) knows nothing of that. It gets an image as a sequence of patches and has to learn from data
-# which of them are neighbours. On ImageNet, with much time, it won. What about digits and a minute?
+# which of them are neighbours. On ImageNet, with much time, it won. What about digits in seconds?
 #
-# Expect: digits from both, and the U-Net ahead. Under three minutes on two cores.
+# Expect: the U-Net far ahead. Its digits can be read, and the Transformer's patches do not fit together yet. Under three
+# minutes on two cores.
 #
 # `python demos/lessons/17_dit.py [--seconds 40]` writes runs/lessons/17_dit.png.
 
