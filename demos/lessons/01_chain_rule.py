@@ -6,7 +6,8 @@
 # gradients in about the time of two more evaluations. Here the network is so small that you can check every number with
 # a pencil.
 #
-# Expect: a table of 23 numbers with their gradients, found in three ways that agree. It takes three seconds.
+# Expect: a table of 23 numbers with their gradients; those of the 15 inputs and weights are found in three ways that
+# agree. It takes five seconds, and the very first run compiles for up to half a minute.
 #
 # `python demos/lessons/01_chain_rule.py` writes runs/lessons/01_chain_rule.png, and 01_chain_rule.html for a browser.
 
@@ -45,7 +46,8 @@ from scratchdiff import ops
 #
 # Every step is undone by one line, the *backward* of that step. It takes the gradient of the step's output and returns
 # those of its inputs. Where several numbers are moved by one, their contributions add up, which is what the matrix
-# products do: x[i] moves all three h[j], by W[i,j] each, so dx[i] = Σ_j dh[j] W[i,j].
+# products do: x[i] moves all three h[j], by W[i,j] each, so dx[i] = Σ_j dh[j] W[i,j]. W[i,j] moves h[j] alone, by x[i],
+# so dW[i,j] = x[i] dh[j]. b[j] moves h[j] by 1, so db[j] = dh[j], summed over the rows of x (here there is one).
 
 # %%
 X, TARGET = np.array([[1.0, 2.0]]), np.array([[1.0]])
@@ -62,7 +64,7 @@ def by_hand(x, target, W, b, V, c):
     h = x @ W + b
     a = np.maximum(h, 0)
     y = a @ V + c
-    L = ((y - target) ** 2).sum()  # of one number
+    L = ((y - target) ** 2).sum()  # the sum of one number
 
     dL = 1.0  # if L grows by 1, then L grows by 1
     dy = dL * 2 * (y - target)
@@ -80,17 +82,16 @@ def print_table(values, gradients):
         print(f"{name:<4}{np.array2string(np.ravel(value)):<40}{np.array2string(np.ravel(gradients[name]))}")
 
 
-# %% [markdown]
-# Read the table from the bottom: dL = 1, and y is 0.5 too large, so dy = 2 · 0.5 = 1. The second hidden number is −3,
-# so the ReLU cuts it off: nothing that happens to it reaches the loss, and all the gradients that pass through it are
-# 0.
+# %% [markdown] Read the table from the bottom: dL = 1, and y is 0.5 too large, so dy = 2 · 0.5 = 1. The second hidden
+# number is −3, so the ReLU cuts it off, and no small change of it reaches the loss. Its da is 2, but its dh is 0, and
+# so are db and its column of dW. Its entry of dV is 0 for another reason: V multiplies an a that is 0.
 #
 # ## The list
 #
 # `sd.Tape` does the same for any program. Each *op* is a function on arrays that returns its output and its backward.
 # The tape writes the ops into a list as they run; `tape.backward(loss)` walks the list from its end. A number that is
-# used twice gets two gradients, and the tape adds them. `watch` is called on the way forwards and on the way back.
-# (`mse` also returns the gradient of the target, which nobody asks for.)
+# used twice (exercise 3) gets two gradients, and the tape adds them. `watch` is called on the way forwards and on the
+# way back. (`mse` also returns the gradient of the target, which nobody asks for.)
 
 
 # %%
@@ -151,9 +152,9 @@ def largest_difference(some, others):
 # %% [markdown]
 # ## The tape's page
 #
-# For four ops a table is enough; a U-Net has three hundred. `sd.trace` keeps all that a tape saw, and `sd.save_page`
-# writes it as a page for a browser: each op with its source, its numbers and their gradients. The keys j and k walk
-# along the list, and b turns round, to go backwards as the gradient does.
+# For four ops a table is enough; a U-Net, the network of a diffusion model, has two hundred. `sd.trace` keeps all that
+# a tape saw, and `sd.save_page` writes it as a page for a browser: each op with its source, its numbers and their
+# gradients. The keys j and k walk along the list, and b turns round, to go backwards as the gradient does.
 
 
 # %%
@@ -167,8 +168,8 @@ def save_tape(path, x, target, **weights):
 # %% [markdown]
 # ## What it is good for
 #
-# The gradient of all weights points to where the loss grows fastest. A small step of size r against it, w ← w − r dw,
-# lowers the loss by about r Σ dw². That is training.
+# The gradient of all weights points to where the loss grows fastest. A small step against it, w ← w − r dw with a small
+# r, lowers the loss by about r Σ dw²: a little less, because the slope falls on the way. That is training.
 
 
 # %%
@@ -195,7 +196,7 @@ def main(out="runs/lessons", small=False):
         "numbers with a gradient": sum(np.size(value) for value in gradients.values()),
         "largest difference, by hand and tape": largest_difference(gradients, of_tape),
         "largest difference, by hand and nudging": largest_difference(gradients, of_nudging),
-        "fall of the loss after a step of 0.001": fall, "fall that the gradient promised": promised,
+        "fall of the loss after a step with r = 0.001": fall, "fall that the gradient promised": promised,
     })  # fmt: skip
 
 
@@ -213,7 +214,8 @@ def picture(out, values, gradients):
     """Above the values, below the gradients; red is positive, blue negative."""
     figure, axes = plt.subplots(2, 1, figsize=(10, 9.4))
     draw(axes[0], values, "->", "Forward: each number is computed from those to its left", "value")
-    draw(axes[1], gradients, "<-", "Backward: each gradient is computed from those to its right", "gradient")
+    below = "Backward: from the gradients to its right and the values above. On an arrow: its weight's gradient"
+    draw(axes[1], gradients, "<-", below, "gradient")
     figure.tight_layout()
     save(figure, out, "01_chain_rule")
 
@@ -249,12 +251,14 @@ def draw(ax, numbers, arrow, title, what):
 # %% [markdown]
 # ## Exercises
 #
-# 1. In `WEIGHTS`, set b to [0, 4, 0], which wakes the second hidden number. (The tables print W row by row.) Work out
-# all values and gradients with a pencil first. Then run: are they those of the table?
+# Each exercise starts from the file as it is; keep its table, to compare.
+#
+# 1. In `WEIGHTS`, set b to np.array([0.0, 4.0, 0.0]), which wakes the second hidden number. (The tables print W row by
+# row.) Work out all values and gradients with a pencil first. Then run: are they those of the table?
 # 2. In `by_hand`, write dh = da, as if the ReLU were not there. Which gradients become wrong, which stay right, and
-# which figure tells?
-# 3. In `network`, return ops.mse(y + x[:, :1], target): a connection that skips both layers. What does it add to dy,
-# and what to dx? Repair `by_hand` until all three ways agree again.
+# which of the printed figures tell?
+# 3. In `network`, return ops.mse(y + x[:, :1], target): a connection that skips both layers. What becomes of dy, and
+# which part of dx comes through the new connection? Repair `by_hand` until all three ways agree again.
 
 # %%
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 # # 03 How do gradients pass attention, a norm and a convolution?
 #
 # These three ops make up a U-Net, and their backwards are the ones that people copy without reading. Here each works on
-# 3 × 3 numbers. Every intermediate is printed forwards, then its gradient backwards, one line of code for each; the
-# line comes from a derivation in three lines. Then the package's op is asked for the same gradients, and finite
+# 3 × 3 numbers. Every array is printed forwards, then its gradient backwards, one line of code for each; the line comes
+# from a short derivation. Then the package's op is asked for the same gradients, and finite
 # differences too.
 #
 # Expect: three tables, eight gradients, all equal to the op's to fifteen digits and to the differences to eleven. It
@@ -37,8 +37,8 @@ from scratchdiff.gradcheck import central_difference
 #
 #     v[m] enters every y[l] with weight a[l,m]            dv = aᵀ dy
 #     a[l,m] enters y[l], multiplied by v[m]               da = dy vᵀ
-#     s[l,m] moves its whole row of a: its own entry by a[l,m], and each a[l,n] by −a[l,n] a[l,m], since the row sums to 1:
-#                                                          ds = a (da − Σ_n a[l,n] da[l,n])
+#     s[l,m] moves its whole row of a. By the quotient rule ∂a[l,n]/∂s[l,m] = a[l,n] (δ[n,m] − a[l,m]), where δ[n,m] is 1
+#     for n = m and else 0:                                ds = a (da − Σ_n a[l,n] da[l,n])
 #     q[l] enters row l of s, k[m] enters column m         dq = ds k/√3,   dk = dsᵀ q/√3
 
 
@@ -71,7 +71,8 @@ def attention_by_hand(q, k, v, dy):
 #
 #     dγ = Σ x̂ dy,     dβ = Σ dy,     dx̂ = γ dy
 #
-# x[j] moves every x̂[i], in three ways: itself, through μ (which moves by 1/n), and through σ (which moves by x̂[j]/n):
+# x[j] moves every x̂[i], in three ways: itself, through μ (∂μ/∂x[j] = 1/n), and through σ. Since σ² = mean (x − μ)² +
+# EPS, ∂σ/∂x[j] = (x[j] − μ)/(nσ) = x̂[j]/n. Together:
 #
 #     ∂x̂[i]/∂x[j] = (δ[i,j] − 1/n − x̂[i] x̂[j]/n)/σ
 #
@@ -95,8 +96,8 @@ def norm_by_hand(x, gamma, beta, dy):
 
 
 # %% [markdown]
-# dx sums to 0, and so does x̂ dx (but for EPS): to add a constant to the image, or to multiply it by a factor, changes
-# nothing.
+# dx sums to 0, and so does x̂ dx (but for EPS): to add a constant to the image, or to multiply it by a positive factor,
+# changes nothing.
 #
 # ## A convolution
 #
@@ -128,8 +129,8 @@ def convolution_by_hand(x, w, dy):
 # %% [markdown]
 # ## Three witnesses
 #
-# The op of the package has its own code (and a compiled kernel behind it); finite differences know no rule at all. If
-# all three agree, a mistake would have to be made three times.
+# The op of the package has its own code (and a compiled kernel behind it). Finite differences know no rule at all, so a
+# mistake in a rule would show against them.
 
 
 # %%
@@ -245,12 +246,13 @@ def matrix(ax, array, limit, title):
 # %% [markdown]
 # ## Exercises
 #
-# 1. In `attention_by_hand`, leave out the sum in ds: ds = a * da. Which gradients are wrong now, and what do the rows
-# of ds sum to?
-# 2. In `norm_by_hand`, treat σ as a constant: drop the last term of dx. How large is the error? Published code has done
-# this.
-# 3. In `convolution_by_hand`, write dx as one convolution of dy with w turned round (w[::-1, ::-1]), by the same two
-# lines as the forward. Is dx the same?
+# Keep the first tables, to compare.
+#
+# 1. In `attention_by_hand`, leave out the sum in ds: ds = a * da. Which gradients are wrong now? Add up the rows of ds.
+# 2. In `norm_by_hand`, treat σ as a constant: drop the last term of dx. How large is the error next to dx? Which of the
+# two sums, of dx and of x̂ dx, is still 0?
+# 3. In `convolution_by_hand`, write dx as one convolution of np.pad(dy, 1) with w turned round (w[::-1, ::-1]), by the
+# loop of the forward, and return it as x. Does the figure stay as small?
 
 # %%
 if __name__ == "__main__":
