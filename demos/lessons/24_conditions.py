@@ -108,13 +108,13 @@ class NoisyClassifier(DigitClassifier):
         return self.dense(ops.mean(h, axis=(1, 2)))
 
 
-def train(diffusion, seconds, seed=0):
-    """The classifier after so many seconds, and its steps."""
+def train(diffusion, steps, seed=0):
+    """The classifier after so many steps of training."""
     rng = np.random.default_rng(seed)
     images, labels = sd.data.mnist()
-    classifier, steps = NoisyClassifier(rng=rng), 0
-    adam, began = sd.Adam(classifier.parameters(), lr=3e-3), time.perf_counter()
-    while (done := (time.perf_counter() - began) / seconds) < 1:
+    classifier = NoisyClassifier(rng=rng)
+    adam = sd.Adam(classifier.parameters(), lr=3e-3)
+    for step in range(steps):
         some = rng.integers(len(images), size=64)
         t = rng.integers(1, diffusion.schedule.T + 1, size=64)
         xt = diffusion.q_sample(images[some], t, rng.standard_normal((64, 28, 28, 1)).astype(np.float32))
@@ -122,9 +122,8 @@ def train(diffusion, seconds, seed=0):
         with sd.Tape() as tape:
             loss = ops.cross_entropy(classifier(xt, t), labels[some])
         tape.backward(loss)
-        adam.step(sd.optim.cosine_decay(done))
-        steps += 1
-    return classifier, steps
+        adam.step(sd.optim.cosine_decay(step / steps))
+    return classifier
 
 
 def accuracy(diffusion, classifier, t, n):
@@ -186,7 +185,8 @@ def main(out="runs/lessons", small=False):
     errors = {w: [field_error(TwoClasses(), w, int(t), np.random.default_rng(6), 50 if small else 1000) for t in times]
               for w in (1, 3)}  # fmt: skip
     _, diffusion = sd.pretrained("mnist")
-    classifier, steps = train(diffusion, 0.5 if small else 60)
+    steps = 5 if small else 1500
+    classifier = train(diffusion, steps)
     print(f"{'':<38}   right  precision recall")
     digits = ask(classifier, *((10, 2) if small else (100, 20)))
     picture(out, line, times, errors, digits)

@@ -143,7 +143,7 @@ def test_a_real_t_that_is_whole_is_that_step(rng):
     (lambda o: sd.Oracle(o.diffusion, MEANS, 1.0, [1, -1, 1]), "must not be negative"),
     (lambda o: o.x0(np.zeros((2, 3)), 1), r"x must be \(N, 2\), got \(2, 3\)"),
     (lambda o: o.floor(5), "floor: several components need draws"),
-    (lambda o: o.x0(np.zeros((2, 2)), 0.5), r"t must be a number or \(2,\) numbers in \[1, 1000\], got 0.5"),
+    (lambda o: o.x0(np.zeros((2, 2)), 0.5), r"t must be a number or \(2,\) numbers in \[1, 1000\], got float64 0.5"),
 ])  # fmt: skip
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):

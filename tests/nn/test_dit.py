@@ -46,7 +46,7 @@ def test_every_patch_has_its_own_position():
 def test_the_dits_gradients_match_finite_differences(rng):
     model, x = dit(rng), rng.standard_normal((2, 8, 8, 2))
     f = lambda x, *_: model(x, np.array([3, 700]), [0, 3])  # noqa: E731
-    assert sd.gradcheck(f, x, *model.parameters().values()) < 1e-6
+    assert sd.gradcheck(f, x, *model.parameters().values(), max_probes=2) < 1e-6
 
 
 def test_a_dit_learns_to_denoise(rng):
