@@ -108,3 +108,7 @@ def test_a_lesson_becomes_a_notebook_that_runs_and_shows_its_picture(name, tmp_p
 
 def test_every_row_of_the_ledger_names_a_lesson():
     assert {row.lesson for row in load(DEMOS / "ledger.py").ROWS} <= {path.stem for path in LESSONS}
+
+
+def test_the_courses_page_holds_the_ledger_of_the_last_runs():
+    assert load(DEMOS / "ledger.py").main(show=True) in (DEMOS / "README.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@
 #
 # Expect: with w = 0 the exact law of the class; with more, samples that lie further out than the density
 # p(x | y) p(y | x)^w that guidance is said to draw from. On digits, the labels of the denoiser itself are nearly always
-# obeyed; a classifier is obeyed as far as it has learned, and a minute is short for one that must know noise. It takes about
-# three minutes on two cores, of which one trains the classifier.
+# obeyed; a classifier is obeyed as far as it has learned. It takes about two minutes on two cores, of which one trains the
+# classifier.
 #
 # `python demos/lessons/24_conditions.py` writes runs/lessons/24_conditions.png.
 
@@ -168,9 +168,9 @@ def ask(classifier, n, steps):
     real = classify(sd.data.mnist()[0][rng.permutation(10_000)[:n]])[0]
     found = {}
     for name, asked in questions(diffusion, model, classifier, labels).items():
-        began = time.perf_counter()
+        began = time.process_time()
         x = sd.sample_ddim(diffusion, asked, (n, 28, 28, 1), np.random.default_rng(5), steps, eta=1.0)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         features, chances = classify(x)
         found[name] = x, (chances.argmax(1) == labels).mean(), *precision_recall(features, real), seconds
         print(f"{name:<38}" + "".join(f"{100 * share:6.0f} %" for share in found[name][1:4]) + f"{seconds:7.1f} s")
