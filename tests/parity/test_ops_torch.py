@@ -158,6 +158,8 @@ CASES = [
     Case("attention", lambda *qkv: ops.attention(*qkv, mask=np.tri(7, dtype=bool)),
          lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True), ((2, 3, 7, 4),) * 3),
     Case("embedding", lambda w: ops.embedding(w, ROWS), lambda w: F.embedding(torch.tensor(ROWS), w), ((5, 3),)),
+    Case("sinusoids", ops.sinusoids,
+         lambda t, omega: torch.cat([torch.sin(t[:, None] * omega), torch.cos(t[:, None] * omega)], 1), ((3,), (4,))),
     Case("timestep_embedding", lambda t: ops.timestep_embedding(t, 8), lambda t: timestep_embedding(t, 8), ((3,),)),
     Case("timestep_embedding", lambda t: ops.timestep_embedding(t, 7), lambda t: timestep_embedding(t, 7), ((3,),)),
     Case("mse", ops.mse, F.mse_loss, ((2, 3, 5), (2, 3, 5))),
