@@ -1,6 +1,6 @@
 """The ledger: what papers report or theory demands, and what we get.
 
-    python demos/ledger.py                # run every lesson that has a row, about twenty minutes; then print the table
+    python demos/ledger.py                # run every lesson that has a row, about 35 minutes; then print the table
     python demos/ledger.py 10_heartbeats  # run only this lesson
     python demos/ledger.py --show         # print the table of the last runs, without running anything
 

@@ -41,7 +41,8 @@ def join():
     if "NUMBA_NUM_THREADS" not in os.environ:
         from scratchdiff.kernels.threads import use_threads
 
-        use_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux; elsewhere
+        use_threads(max(1, cores // neighbours))
     return comm
 
 

@@ -11,7 +11,7 @@ from scratchdiff.kernels.memory import prepare
 
 
 def attend(q, k, v, mask=None):
-    """See ops.attention.attend. With a mask that formula itself runs: only the Transformer's lessons need one."""
+    """See ops.attention.attend. With a mask the formula runs, since only the Transformer needs masks."""
     if mask is not None:
         return FORMULAS["attend"](q, k, v, mask)
     q, k, v = prepare(q, k, v)
