@@ -39,10 +39,13 @@ TASKS = {  # what is measured: its name, (task, batch), and how often in a turn
 AVX2 = dict(OPENBLAS_CORETYPE="Haswell", NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="", ATEN_CPU_CAPABILITY="avx2",
             ONEDNN_MAX_CPU_ISA="AVX2")  # fmt: skip
 MEMORY = "peak memory of the training run, batch 128"
-# 3×3 convolutions of the yardstick at stride 1, as (image size, channels in, channels out)
-CONVOLUTIONS = [(28, 1, 32), (28, 32, 32), (28, 64, 32), (28, 96, 32), (28, 64, 64), (28, 32, 1), (14, 32, 64), (14, 64, 64),
-                (14, 128, 64), (14, 192, 64), (14, 96, 64), (14, 128, 128), (7, 64, 128), (7, 128, 128), (7, 256, 128),
-                (7, 192, 128)]  # fmt: skip
+# The convolutions of the yardstick, as (image size, channels in, channels out, kernel, stride)
+CONVOLUTIONS = [(28, 1, 32, 3, 1), (28, 32, 32, 3, 1), (28, 64, 32, 3, 1), (28, 96, 32, 3, 1), (28, 64, 64, 3, 1),
+                (28, 32, 1, 3, 1), (14, 32, 64, 3, 1), (14, 64, 64, 3, 1), (14, 128, 64, 3, 1), (14, 192, 64, 3, 1),
+                (14, 96, 64, 3, 1), (14, 128, 128, 3, 1), (7, 64, 128, 3, 1), (7, 128, 128, 3, 1), (7, 256, 128, 3, 1),
+                (7, 192, 128, 3, 1), (28, 32, 32, 3, 2), (14, 64, 64, 3, 2), (28, 64, 32, 1, 1), (28, 96, 32, 1, 1),
+                (14, 32, 64, 1, 1), (14, 96, 64, 1, 1), (14, 192, 64, 1, 1), (7, 64, 128, 1, 1), (7, 128, 128, 1, 1),
+                (7, 192, 128, 1, 1), (7, 256, 128, 1, 1)]  # fmt: skip
 
 
 # %% What each framework is asked to do: a function that prepares, and returns what is timed
@@ -76,18 +79,19 @@ def scratchdiff_task(task: str, batch: int):
     return dict(step=step, forward=lambda: net(x0, t), sample=sample)[task.partition("_")[2]]
 
 
-def scratchdiff_conv(size: int, c_in: int, c_out: int, batch=128):
+def scratchdiff_conv(size: int, c_in: int, c_out: int, kernel: int, stride: int, batch=128):
     """Forward, dx and dw of one convolution."""
     from scratchdiff.kernels import twin
+    from scratchdiff.ops.conv import resolve_padding
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, size, size, c_in), np.float32)
-    w, b = rng.standard_normal((3, 3, c_in, c_out), np.float32), np.zeros((1, c_out), np.float32)
-    dy = rng.standard_normal((batch, size, size, c_out), np.float32)
-    pads, convolve = ((1, 1), (1, 1)), twin("convolve")
+    w, b = rng.standard_normal((kernel, kernel, c_in, c_out), np.float32), np.zeros((1, c_out), np.float32)
+    dy = rng.standard_normal((batch, size // stride, size // stride, c_out), np.float32)
+    pads, convolve = resolve_padding("same", (size, size), (kernel, kernel), stride), twin("convolve")
 
     def run():
-        _, backward = convolve(x, w, b, 1, pads)
+        _, backward = convolve(x, w, b, stride, pads)
         backward(dy)
 
     return run
@@ -143,17 +147,19 @@ def torch_task(task: str, batch: int, how: str):
     return dict(step=step, forward=forward, sample=sample)[task.partition("_")[2]]
 
 
-def torch_conv(size: int, c_in: int, c_out: int, form, batch=128):
-    """Forward, dx and dw of one convolution."""
+def torch_conv(size: int, c_in: int, c_out: int, kernel: int, stride: int, form, batch=128):
+    """Forward, dx and dw of one convolution. At stride 2 PyTorch pads all around, where we pad right and bottom: that is as
+    much arithmetic, and spares PyTorch a copy."""
     import torch
 
     x = torch.randn(batch, c_in, size, size).contiguous(**form)
-    w = torch.randn(c_out, c_in, 3, 3).contiguous(**form)
-    dy = torch.randn(batch, c_out, size, size).contiguous(**form)
+    w = torch.randn(c_out, c_in, kernel, kernel).contiguous(**form)
+    dy = torch.randn(batch, c_out, size // stride, size // stride).contiguous(**form)
+    s, p = [stride] * 2, [kernel // 2] * 2
 
     def run():
-        torch.conv2d(x, w, padding=1)
-        torch.ops.aten.convolution_backward(dy, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
+        torch.conv2d(x, w, stride=s, padding=p)
+        torch.ops.aten.convolution_backward(dy, x, w, None, s, p, [1, 1], False, [0, 0], 1, [True, True, False])
 
     return run
 
@@ -309,14 +315,16 @@ def report_convolutions(turns: int) -> None:
     peers = {name: Peer(name) for name in (*PEERS[:3], "sgemm")}
     peak = 2 * 3072**3 / min(in_turn({"sgemm": peers.pop("sgemm")}, ("sgemm", 3072, 1), 3 * turns)["sgemm"])
     print(f"\nsgemm 3072³: {peak / 1e9:.0f} GFLOP/s\n")
-    print("| image | channels | scratchdiff | PyTorch | ratio | GFLOP/s | share of sgemm |\n|---|---|---|---|---|---|---|")
-    for size, c_in, c_out in CONVOLUTIONS:
-        seconds = in_turn(peers, ("conv", (size, c_in, c_out), 3), turns)
+    print("| image | channels | kernel | scratchdiff | PyTorch | ratio | GFLOP/s | share of sgemm |")
+    print("|---|---|---|---|---|---|---|---|")
+    for size, c_in, c_out, kernel, stride in CONVOLUTIONS:
+        seconds = in_turn(peers, ("conv", (size, c_in, c_out, kernel, stride), 3), turns)
         best = best_torch(seconds)
         ours, theirs = np.median(seconds["scratchdiff"]), np.median(seconds[best])
-        flops = 3 * 2 * 9 * 128 * size**2 * c_in * c_out / ours
-        print(f"| {size}² | {c_in} → {c_out} | {1e3 * ours:.1f} ms | {1e3 * theirs:.1f} ms | {ours / theirs:.2f} "
-              f"| {flops / 1e9:.0f} | {flops / peak:.0%} |", flush=True)  # fmt: skip
+        flops = 3 * 2 * kernel**2 * 128 * (size // stride) ** 2 * c_in * c_out / ours
+        shape = f"{kernel}×{kernel}" + (f", stride {stride}" if stride > 1 else "")
+        print(f"| {size}² | {c_in} → {c_out} | {shape} | {1e3 * ours:.1f} ms | {1e3 * theirs:.1f} ms "
+              f"| {ours / theirs:.2f} | {flops / 1e9:.0f} | {flops / peak:.0%} |", flush=True)  # fmt: skip
 
 
 def report_profile() -> None:
