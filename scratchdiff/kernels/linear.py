@@ -9,7 +9,7 @@ from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.products import add_rows, quick_rows
+from scratchdiff.kernels.products import MOST_ROWS, add_rows, quick_rows
 from scratchdiff.kernels.threads import threads_for
 
 
@@ -24,48 +24,43 @@ def silu_affine(x, w, b):
 
 
 def forward_and_backward(x, w, b, silu):
-    """y = act(x) w + b and its backward; act is SiLU or the identity."""
-    has_bias = b is not None
-    x, w, b = prepare(x, w, b if has_bias else np.zeros(w.shape[1], x.dtype))
-    y = np.empty((len(x), w.shape[1]), x.dtype)
+    """y = act w + b and its backward, with act = SiLU(x) or x itself."""
+    x, w, bias = prepare(x, w, np.zeros(w.shape[1], x.dtype) if b is None else b)
+    y, act = np.empty((len(x), w.shape[1]), x.dtype), np.empty_like(x) if silu else x
     threads = threads_for(x.size * w.shape[1])
     if threads == 1:
-        affine_rows(x, w, b, silu, y, 0, len(x))
+        affine_rows(x, w, bias, silu, act, y, 0, len(x))
     else:
-        affine_parallel(x, w, b, silu, y, threads)
+        affine_parallel(x, w, bias, silu, act, y, threads)
 
     def backward(dy):
         (dy,) = prepare(dy)
-        dx = np.empty_like(x)
-        dw, db = np.zeros((threads, *w.shape), x.dtype), np.zeros((threads, w.shape[1]), x.dtype)
+        dx, dw, db = np.empty_like(x), np.empty_like(w), np.empty_like(bias)
         if threads == 1:
-            gradient_rows(dy, x, w, silu, dx, dw[0], db[0], 0, len(x))
-            return dx, dw[0], db[0] if has_bias else None
-        gradient_parallel(dy, x, w, silu, dx, dw, db)
-        return dx, dw.sum(0), db.sum(0) if has_bias else None
+            gradient_share(dy, x, w, silu, act, dx, dw, db, 0, 1)
+        else:
+            gradient_parallel(dy, x, w, silu, act, dx, dw, db, threads)
+        return dx, dw, None if b is None else db
 
     return y, backward
 
 
 @njit(cache=True, parallel=True)
-def affine_parallel(x, w, b, silu, y, threads):
-    """y = act(x) w + b, with a share of the rows for each thread."""
+def affine_parallel(x, w, b, silu, act, y, threads):
+    """Fill act and y, with a share of the rows for each thread."""
     for i in prange(threads):
-        affine_rows(x, w, b, silu, y, i * len(x) // threads, (i + 1) * len(x) // threads)
+        affine_rows(x, w, b, silu, act, y, *share(len(x), i, threads))
 
 
 @njit(cache=True)
-def affine_rows(x, w, b, silu, y, begin, end):
+def affine_rows(x, w, b, silu, act, y, begin, end):
     """Rows begin..end−1, a block at a time."""
     block = quick_rows(w.size)
-    act = np.empty((min(block, end - begin), x.shape[1]), x.dtype)
     for first in range(begin, end, block):
         last = min(first + block, end)
         if silu:
-            activate(x[first:last], act)
-            np.dot(act[: last - first], w, y[first:last])
-        else:
-            np.dot(x[first:last], w, y[first:last])
+            activate(x[first:last], act[first:last])
+        np.dot(act[first:last], w, y[first:last])
         for row in range(first, last):
             out = y[row]
             for d in range(len(b)):
@@ -73,32 +68,59 @@ def affine_rows(x, w, b, silu, y, begin, end):
 
 
 @njit(cache=True, parallel=True)
-def gradient_parallel(dy, x, w, silu, dx, dw, db):
-    """dx, and each thread's part of dw and db. The caller adds up the parts in a fixed order, so the bits are fixed too."""
-    threads = len(dw)
+def gradient_parallel(dy, x, w, silu, act, dx, dw, db, threads):
+    """dx, dw and db, with a share of the rows of each for every thread: nobody adds to another's numbers."""
     for i in prange(threads):
-        gradient_rows(dy, x, w, silu, dx, dw[i], db[i], i * len(x) // threads, (i + 1) * len(x) // threads)
+        gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads)
 
 
 @njit(cache=True)
-def gradient_rows(dy, x, w, silu, dx, dw, db, begin, end):
-    """dx of rows begin..end−1, and what they add to dw and db."""
-    block = quick_rows(w.size)
-    act, product = np.empty((min(block, end - begin), x.shape[1]), x.dtype), np.empty_like(dw)
-    for first in range(begin, end, block):
-        last = min(first + block, end)
-        np.dot(dy[first:last], w.T, dx[first:last])
+def gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads):
+    """The share of thread i: some rows of dx, some inputs' rows of dw, and some outputs' entries of db.
+
+    It goes through dy in long blocks, so that each is still in the cache when the second product reads it."""
+    begin, end = share(len(w), i, threads)
+    left, right = share(len(db), i, threads)
+    dw, db = dw[begin:end], db[left:right]
+    short, long = quick_rows(dw.size), MOST_ROWS * threads
+    columns, product = np.empty((min(short, len(x)), len(dw)), x.dtype), np.empty_like(dw)
+    db[:] = 0
+    if len(x) == 0:
+        dw[:] = 0
+    for start in range(0, len(x), long):
+        stop = min(start + long, len(x))
+        first, last = share(stop - start, i, threads)
+        rows = dx[start + first : start + last]
+        np.dot(dy[start + first : start + last], w.T, rows)  # OpenBLAS is slow in quick products with a transposed matrix
         if silu:
-            activate(x[first:last], act)
-            times_slope(x[first:last], dx[first:last])
-            np.dot(act[: last - first].T, dy[first:last], product)
-        else:
-            np.dot(x[first:last].T, dy[first:last], product)
-        add_rows(dw, product)
-        for row in range(first, last):
-            more = dy[row]
-            for d in range(len(db)):
-                db[d] += more[d]
+            times_slope(x[start + first : start + last], rows)
+        for first in range(start, stop, short):
+            last = min(first + short, stop)
+            inputs = act[first:last] if threads == 1 else copy_columns(act, first, begin, columns[: last - first])
+            np.dot(inputs.T, dy[first:last], product if first else dw)
+            if first:
+                add_rows(dw, product)
+            for row in range(first, last):
+                more = dy[row, left:right]
+                for d in range(len(db)):
+                    db[d] += more[d]
+
+
+@njit(cache=True)
+def share(count, i, threads):
+    """(begin, end) of what thread i gets of `count` rows."""
+    return i * count // threads, (i + 1) * count // threads
+
+
+@njit(cache=True)
+def copy_columns(act, first, begin, out):
+    """Fill out with the rows from `first` on of the columns from `begin` on: BLAS wants them to lie side by side."""
+    rows, columns = out.shape
+    for row in range(rows):
+        source, target = act[first + row, begin : begin + columns], out[row]
+        for c in range(columns):
+            target[c] = source[c]
+    return out
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})

@@ -39,7 +39,7 @@ CONVOLUTIONS = {  # N, H, W, Cin, kh, kw, Cout, stride, pads
     "no images": (0, 6, 5, 3, 3, 3, 4, 2, ((1, 1), (1, 1))),
     "more lines than a block of pixels": (1, 3, 600, 2, 3, 3, 2, 2, ((1, 1), (1, 1))),
 }
-LINEARS = {"few rows": (5, 7, 3), "rows for two threads": (700, 64, 48), "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}
+LINEARS = {"few rows": (5, 7, 3), "rows for two threads": (1100, 64, 48), "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}
 ATTENTIONS = {"unequal": (3, 5, 7, 4, 6), "7 × 7 pixels": (1, 49, 49, 32, 32), "no heads": (0, 2, 3, 4, 5)}  # N, L, M, D, E
 NORMS = {  # N, L, C, groups
     "3 images": (3, 35, 12, 4),
