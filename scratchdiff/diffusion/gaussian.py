@@ -72,8 +72,8 @@ class GaussianDiffusion:
         t = np.asarray(t)
         fits = t.dtype.kind in "iu" and t.shape in ((), like.shape[:1])
         require(fits, f"t must be an integer or {like.shape[:1]} integers", t=t)
-        inside = t.size == 0 or (1 <= t.min() and t.max() <= self.schedule.T)
-        require(inside, f"t must lie in 1..{self.schedule.T}, got {t.min() if t.size else 0}..{t.max() if t.size else 0}")
+        low, high = (t.min(), t.max()) if t.size else (1, 1)
+        require(1 <= low and high <= self.schedule.T, f"t must lie in 1..{self.schedule.T}, got {low}..{high}")
         return array[t].astype(like.dtype).reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
     def signal_and_noise(self, t, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -204,14 +204,16 @@ class GaussianDiffusion:
             delta = rng.standard_normal((len(x0), *[1] * (x0.ndim - 2), x0.shape[-1]))
             eps = eps + (offset * delta).astype(x0.dtype)
         xt = self.q_sample(x0, t, eps)
-        prediction, logvar = self.split_output(self.training_output(model, xt, t, rng, labels, label_dropout), xt, t)
+        learned = self.variance == "learned"
+        out = self.training_output(model, xt, t, rng, labels, label_dropout)
+        prediction, logvar = self.split_output(out, xt, t if learned else None)
         target = self.target(x0, t, eps)
         if min_snr is None:
             simple = distance(prediction, target)
         else:
             root = self.extract(np.sqrt(min_snr_weights(self, min_snr)), t, x0)
             simple = ops.mse(root * prediction, root * target)
-        if self.variance != "learned":
+        if not learned:
             return simple
         if self.images:
             check_pixels("loss", x0)

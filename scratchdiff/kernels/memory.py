@@ -10,9 +10,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 def prepare(*arrays):
     """Contiguous, writeable, of one dtype: what Numba compiles the kernels for. Copies only what is not so already."""
     dtype = arrays[0].dtype
-    if any(a.dtype != dtype for a in arrays):
-        dtype = np.result_type(*arrays)
-    return [a if a.flags.carray and a.dtype == dtype else np.require(a, dtype, "CW") for a in arrays]
+    if all([a.flags.carray and a.dtype == dtype for a in arrays]):  # a list: quicker than a generator, for so few
+        return arrays
+    dtype = np.result_type(*arrays)
+    return [np.require(a, dtype, "CW") for a in arrays]
 
 
 def keep_freed_memory() -> None:

@@ -24,7 +24,9 @@ def timestep_embedding(t, dim, *, freq_shift=1, cos_first=False, dtype=np.float6
     def arranged(waves):  # its own inverse
         return np.roll(waves, half, axis=1) if cos_first else waves
 
-    return np.pad(arranged(y), ((0, 0), (0, dim % 2))), lambda dy: backward(arranged(dy[:, : 2 * half]))[:1]
+    waves = arranged(y)
+    waves = np.pad(waves, ((0, 0), (0, 1))) if dim % 2 else waves
+    return waves, lambda dy: backward(arranged(dy[:, : 2 * half]))[:1]
 
 
 def embedding_frequencies(dim: int, freq_shift: float = 1) -> np.ndarray:
