@@ -1,10 +1,11 @@
 """Digits out of noise: train a denoiser on MNIST for three minutes, then let it dream.
 
-    python demos/mnist.py [--minutes 3] [--samples 64] [--steps 50] [--data DIR] [--seed 0] [--out runs/mnist]
+    python demos/mnist.py [--unconditional] [--minutes 3] [--samples 64] [--steps 50] [--data DIR] [--seed 0]
+                          [--out DIR]
 
 Takes the minutes you give it and about half a minute for the rest (the very first run compiles the kernels, once).
-The net is told which digit it is to make; after three minutes most of samples.png reads as that digit. Ctrl-C ends the
-training early and keeps the model. Writes to --out:
+The net is told which digit it is to make; after three minutes most of samples.png reads as that digit. With
+--unconditional nothing tells it the label. Ctrl-C ends the training early and keeps the model. Writes to --out:
 samples.npy (float32 (N, 28, 28, 1) in [−1, 1]), samples.png, forward.png, reverse.png, denoising.gif, loss.png, model.npz.
 """
 
@@ -18,24 +19,31 @@ import scratchdiff as sd
 from scratchdiff.checkpoint import save_checkpoint
 from scratchdiff.plots import grid, save_gif, save_images, save_loss, save_strip
 from scratchdiff.progress import polite_stop, watch_sampling, watch_training
-from scratchdiff.recipes import MNIST, build
+from scratchdiff.recipes import MNIST, UNCONDITIONAL, build, with_groups
 from scratchdiff.train import train
 
 
-def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist"):
-    out = Path(out)
+def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out=None, unconditional=False):
+    out = Path(out or ("runs/mnist_unconditional" if unconditional else "runs/mnist"))
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
 
     # %% The data: x_0, images (N, 28, 28, 1) scaled to [−1, 1], so that their spread is near that of the noise to come.
     digits, labels = sd.data.mnist("train", data)
+    recipe = MNIST
+
+    # %% Without labels the net has one task more: to decide which digit the noise is to become. k-means makes that easier,
+    # and it needs no label either: it finds 64 groups of similar images, which take the place of the ten classes. To sample,
+    # we draw a group by its share of the data, and then a digit of that group: p(x) = Σ p(group) p(x | group).
+    if unconditional:
+        labels, recipe = with_groups(UNCONDITIONAL, digits, rng)
 
     # %% The forward process destroys a digit in T = 1000 small steps. All of them at once, in closed form:
     #
     #     x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,    ε ~ N(0, I)
     #
     # ᾱ_t falls from 1 to 0 along the schedule, so x_T is noise and nothing else. forward.png shows it.
-    model, diffusion = build(MNIST, rng)
+    model, diffusion = build(recipe, rng)
     T = diffusion.schedule.T
     times = [1, *range(T // 8, T + 1, T // 8)]
     eps = rng.standard_normal((6, 28, 28, 1))
@@ -45,19 +53,19 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     # %% Training (Algorithm 1): draw a digit, a timestep and noise; ask the U-Net to tell the noise from the digit; step
     # downhill on the squared error. The network predicts v = √ᾱ_t ε − √(1−ᾱ_t) x_0, which weighs ε and x_0 by how hard
     # each is to see in x_t. It looks at patches of pixels, so that a step is cheap and there are many of them, and it is
-    # told which digit it sees, except one time in ten.
-    adam = sd.Adam(model.parameters(), MNIST["lr"])
-    ema = sd.EMA(model.parameters(), MNIST["ema"])
+    # told which class (or group) it sees, except one time in ten.
+    adam = sd.Adam(model.parameters(), recipe["lr"])
+    ema = sd.EMA(model.parameters(), recipe["ema"])
     print(f"{model.num_parameters():,} parameters, {len(digits):,} digits, {minutes:g} minutes")
     losses, step = [], 0
-    settings = dict(seconds=60 * minutes, batch_size=MNIST["batch_size"], labels=labels)
+    limits = dict(seconds=60 * minutes, batch_size=recipe["batch_size"], labels=labels)
     with polite_stop() as stop:
-        for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **settings)):
+        for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **limits)):
             losses.append(loss)
             if stop.signal:
                 break
-    recipe = MNIST | dict(data="mnist", minutes=minutes, seed=seed)
-    save_checkpoint(out / "model.npz", model, ema, adam, rng, step, recipe)
+    settings = recipe | dict(data="mnist", minutes=minutes, seed=seed)
+    save_checkpoint(out / "model.npz", model, ema, adam, rng, step, settings)
     save_loss(out / "loss.png", losses)
     if stop.signal:
         print(f"stopped after {step} steps, which are saved; `scratchdiff sample {out}` draws from them")
@@ -70,11 +78,13 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
     #
     # With eta = 1 there is as much fresh noise as in DDPM; late steps can then mend what early ones got wrong.
     # The weights are the moving average of those that training passed through: less noisy than the last ones. We ask for
-    # 0, 1, ..., 9 in turn, and guidance moves each output away from what the network would say if it were not told.
+    # 0, 1, ..., 9 in turn (or for groups by their shares), and guidance moves each output away from what the network would
+    # say if it were not told.
     shape = samples, 28, 28, 1
     with ema.applied():
-        model_of_classes = sd.guided(model, np.arange(samples) % 10, MNIST["guidance"])
-        sampler = sd.ddim_steps(diffusion, model_of_classes, shape, rng, steps=steps, eta=MNIST["eta"])
+        wanted = rng.choice(model.num_classes, samples, p=recipe["shares"]) if unconditional else np.arange(samples) % 10
+        model_of_classes = sd.guided(model, wanted, recipe["guidance"])
+        sampler = sd.ddim_steps(diffusion, model_of_classes, shape, rng, steps=steps, eta=recipe["eta"])
         moments = list(watch_sampling(sampler, steps))
     x = np.clip(moments[-1].x, -1, 1).astype(np.float32)
     np.save(out / "samples.npy", x)
@@ -93,10 +103,11 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out="runs/mnist")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train a diffusion model on MNIST and sample from it.")
+    parser.add_argument("--unconditional", action="store_true", help="use no label")
     parser.add_argument("--minutes", type=float, default=3.0, help="of training (%(default)s)")
     parser.add_argument("--samples", type=int, default=64, help="digits to make (%(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="of sampling, at most 1000 (%(default)s)")
     parser.add_argument("--data", metavar="DIR", help="folder of MNIST-like IDX files (default: the embedded digits)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="runs/mnist", metavar="DIR", help="where to write (%(default)s)")
+    parser.add_argument("--out", metavar="DIR", help="where to write (runs/mnist, or runs/mnist_unconditional)")
     main(**vars(parser.parse_args()))

@@ -44,6 +44,7 @@ from scratchdiff.runs import (
     load_data,
     load_images,
     load_run,
+    named_classes,
 )
 from scratchdiff.trace import trace_step
 from scratchdiff.train import train
@@ -82,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--save-every", type=positive_int, default=500, metavar="N", help="steps (%(default)s)")
     c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files, in place of the embedded digits")
     c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--unconditional", action="store_true", help="of mnist and fashion: no label is used")
     c.add_argument("--variance", choices=VARIANCES, default="fixed_small", help="of p(x_{t-1} | x_t): one of two fixed "
                    "ones, or learned with L_hybrid, which costs fewer bits (%(default)s)")  # fmt: skip
     keys = "lr", "batch_size", "schedule", "predict", "ema"
@@ -209,7 +211,8 @@ def count(text: str) -> int:
 
 def run_train(args) -> int:
     """Train, saving the run every --save-every steps. Raises ValueError rather than overwrite a run."""
-    out = Path(args.out or f"runs/{Path(args.data).stem if args.data.endswith('.npy') else args.data.replace(':', '_')}")
+    name = Path(args.data).stem if args.data.endswith(".npy") else args.data.replace(":", "_")
+    out = Path(args.out or f"runs/{name}{'_unconditional' if args.unconditional else ''}")
     path = out / CHECKPOINT
     comm = parallel.join() if args.mpi else None
     with parallel.ending_together(comm) if comm else nullcontext():
@@ -219,7 +222,7 @@ def run_train(args) -> int:
         if first and args.resume and not path.exists():
             raise FileNotFoundError(f"train: there is no {path} to resume")
         rng = np.random.default_rng(args.seed)
-        data, labels, recipe = load_data(args.data, args.data_dir, rng, args.image_size)
+        data, labels, recipe = load_data(args.data, args.data_dir, rng, args.image_size, args.unconditional)
         recipe = with_variance(with_options(recipe, args), args.variance)
         with claimed(out) if first else nullcontext():
             return train_run(args, path, data, labels, recipe, rng, comm)
@@ -394,8 +397,8 @@ def measure_bound(args, say) -> dict:
     model, diffusion, settings = load_run(args.run)
     rng = np.random.default_rng(args.seed)
     x0, labels, name = examples(settings["data"], args.bound, args.data_dir, rng, settings["network_args"].get("image_size"))
-    classes = settings["network_args"].get("num_classes")
-    use_labels = bool(classes) and labels is not None and not args.hide_labels
+    classes = named_classes(settings)
+    use_labels = classes > 0 and labels is not None and not args.hide_labels
     parts = []
     for i in watch_batches(range(0, len(x0), 100), f"bound of {len(x0)} examples"):
         batch = slice(i, i + 100)
@@ -427,7 +430,7 @@ def measure_likelihood(args, say) -> dict:
     x0, labels, name = examples(settings["data"], args.ode, args.data_dir, rng, settings["network_args"].get("image_size"))
     points = x0.ndim == 2
     x0 = (x0 if points else dequantised(x0, rng)).astype(model.dtype)
-    use_labels = bool(settings["network_args"].get("num_classes")) and labels is not None and not args.hide_labels
+    use_labels = named_classes(settings) > 0 and labels is not None and not args.hide_labels
     parts = []
     for i in watch_batches(range(0, len(x0), 50), f"likelihood of {len(x0)} examples"):
 

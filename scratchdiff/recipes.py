@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from scratchdiff.checks import require
+from scratchdiff.data import kmeans
 from scratchdiff.diffusion import (
     GaussianDiffusion,
     Schedule,
@@ -45,6 +46,9 @@ MNIST: dict = dict(
     loss="simple", label_dropout=0.1, accumulate=1, flip=False,
 )  # fmt: skip
 
+# Digits of which nobody says which is which.
+UNCONDITIONAL: dict = MNIST | dict(network_args=MNIST["network_args"] | dict(num_classes=64))
+
 # The diffusion Transformer in the U-Net's place: demos/lessons/17_dit.py compares them.
 DIT: dict = dict(width=96, depth=4, heads=4, patch_size=4)
 
@@ -54,6 +58,17 @@ TOY: dict = dict(
     schedule="linear", T=1000, predict="eps", batch_size=256, lr=2e-3, ema=0.999, images=False, eta=0.0,
     loss="simple", label_dropout=0.1, accumulate=1, flip=False,
 )  # fmt: skip
+
+
+def with_groups(recipe: dict, images, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+    """(the group of each image, the recipe with "shares", the share of the images in each group).
+
+    The groups are those of `kmeans` and take the place of classes, as many as the network has. Whoever samples draws a group
+    by its share, p(x) = Σ p(group) p(x | group). Raises ValueError as `kmeans` does, and for a network without
+    classes."""
+    classes = recipe["network_args"].get("num_classes")
+    groups = kmeans(images, classes, rng)
+    return groups, recipe | dict(shares=(np.bincount(groups, minlength=classes) / len(groups)).tolist())
 
 
 def with_network(recipe: dict, network: str) -> dict:

@@ -15,7 +15,7 @@ from scratchdiff.diffusion import SAMPLERS, GaussianDiffusion, guided, inpaint_s
 from scratchdiff.diffusion.samplers import last
 from scratchdiff.nn import Module
 from scratchdiff.optim import EMA, Adam
-from scratchdiff.recipes import MNIST, TOY, YARDSTICK, build, build_loss, for_images
+from scratchdiff.recipes import MNIST, TOY, UNCONDITIONAL, YARDSTICK, build, build_loss, for_images, with_groups
 from scratchdiff.train import train
 from scratchdiff.weights.pretrained import NAMES, load_pretrained
 
@@ -23,10 +23,14 @@ CHECKPOINT = "model.npz"
 TRAINING = ("batch_size", "lr", "ema", "loss", "label_dropout", "accumulate", "flip")  # settings that sampling does not need
 
 
-def load_data(name: str, data_dir, rng, image_size=None) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """(training data, labels or None, recipe) for `train`. Raises ValueError for data in none of the forms it takes."""
+def load_data(name: str, data_dir, rng, image_size=None, unconditional=False) -> tuple[np.ndarray, np.ndarray | None, dict]:
+    """(training data, labels or None, recipe) for `train`. unconditional: groups take the place of labels (`with_groups`).
+
+    Raises ValueError for data in none of the forms it takes, and for `unconditional` where there are no labels anyway."""
     if name in ("mnist", "fashion"):
-        return *idx_images(name, "train", data_dir), MNIST
+        images, labels = idx_images(name, "train", data_dir)
+        return images, *(with_groups(UNCONDITIONAL, images, rng) if unconditional else (labels, MNIST))
+    require(not unconditional, "train: only mnist and fashion have labels, which --unconditional hides", data=name)
     if name.startswith("toy:"):
         return toy(name.removeprefix("toy:"), 100_000, rng).astype(np.float32), None, TOY
     if name.endswith(".npy"):
@@ -121,7 +125,7 @@ def at_step(run=None, step: int | None = None, data_dir=None, dtype=np.float32) 
 
     # as the command line trains, so that the generator draws the same
     rng, args = np.random.default_rng(settings["seed"]), settings["network_args"]
-    data, labels, _ = load_data(settings["data"], data_dir, rng, args.get("image_size"))
+    data, labels, _ = load_data(settings["data"], data_dir, rng, args.get("image_size"), "shares" in settings)
     same = settings.get("data_crc32") in (None, crc(data, labels))
     require(same, f"at_step: {settings['data']} is no longer the data that {run} was trained on")
     labels = labels if args.get("num_classes") else None
@@ -180,7 +184,7 @@ def check_settings(settings: dict) -> None:
 def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label=None) -> np.ndarray:
     """n samples of a run, (n, ...) float32, in batches of 250, with a progress bar.
 
-    A model with classes draws each of them in turn, or only `label`.
+    A model with classes draws each of them in turn, or only `label`; one with groups draws each by its share of the data.
 
     None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for an eta without ddim, and
     for a label that the model does not know."""
@@ -197,13 +201,15 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
         extra["eta"] = settings["eta"] if eta is None else eta
     elif eta is not None:
         raise ValueError(f"draw: eta belongs to ddim, not to {sampler}")
-    classes = check_label("draw", settings, label)
+    check_label("draw", settings, label)
+    classes, shares = settings["network_args"].get("num_classes"), settings.get("shares")
     parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
         if classes:
-            in_turn = np.arange(first, first + shape[0]) % classes
-            of_classes = guided(model, in_turn if label is None else np.full(shape[0], label), guidance)
+            in_turn = np.arange(first, first + shape[0]) % classes if label is None else np.full(shape[0], label)
+            wanted = rng.choice(classes, shape[0], p=shares) if shares else in_turn
+            of_classes = guided(model, wanted, guidance)
         each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, **extra)
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)
     return np.concatenate(parts).astype(np.float32)
@@ -243,12 +249,16 @@ def shape_of_one(settings: dict) -> tuple:
     return (args["dim"],) if settings["network"] == "MLP" else (args["image_size"], args["image_size"], args["in_channels"])
 
 
-def check_label(name: str, settings: dict, label) -> int | None:
-    """How many classes a run's model has, or None; or the ValueError of the function `name` for a label of no class."""
-    classes = settings["network_args"].get("num_classes")
-    known = label is None or (classes and 0 <= label < classes)
-    require(known, f"{name}: label must be one of the model's {classes or 'no'} classes", label=label)
-    return classes
+def named_classes(settings: dict) -> int:
+    """How many classes of a run's network have a name; 0 if it takes none, or groups that were found without labels."""
+    return 0 if "shares" in settings else settings["network_args"].get("num_classes") or 0
+
+
+def check_label(name: str, settings: dict, label) -> None:
+    """Raise the ValueError of the function `name` for a label of no class."""
+    classes = named_classes(settings)
+    require(label is None or 0 <= label < classes, f"{name}: label must be one of the model's {classes or 'no'} classes",
+            label=label)  # fmt: skip
 
 
 def load_pictures(path, shape: tuple) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 from scratchdiff import recipes
 from scratchdiff.checkpoint import load_checkpoint
 from scratchdiff.cli import main
-from scratchdiff.diffusion import SAMPLERS
+from scratchdiff.diffusion import SAMPLERS, guided
 from scratchdiff.page import save_page
 from scratchdiff.runs import at_step
 
@@ -23,9 +23,9 @@ TINY_UNET = dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), gr
 @pytest.fixture(autouse=True)
 def small_recipes(monkeypatch, tmp_path):
     """Networks that train in a moment, in an empty folder."""
-    sizes = recipes.MNIST["network_args"] | TINY_UNET
-    monkeypatch.setitem(recipes.MNIST, "network_args", sizes)
-    monkeypatch.setitem(recipes.MNIST, "batch_size", 8)
+    for recipe in (recipes.MNIST, recipes.UNCONDITIONAL):
+        monkeypatch.setitem(recipe, "network_args", recipe["network_args"] | TINY_UNET)
+        monkeypatch.setitem(recipe, "batch_size", 8)
     monkeypatch.chdir(tmp_path)
 
 
@@ -215,6 +215,29 @@ def test_sampling_one_class_draws_only_it_into_the_folder_named(mnist_run, tmp_p
     assert np.load("sevens/samples.npy").shape == (3, 28, 28, 1) and not (tmp_path / "run" / "samples.npy").exists()
     assert main(["sample", mnist_run, "--label", "10"]) == 2
     assert "label must be one of the model's 10 classes, got 10" in capsys.readouterr().err
+
+
+def test_an_unconditional_run_draws_groups_by_their_shares_and_its_steps_can_be_repeated(capsys, monkeypatch):
+    assert main(["train", "mnist", "--unconditional", "--steps", "3"]) == 0
+    run, drawn = "runs/mnist_unconditional", []
+    meta = load_checkpoint(Path(run) / "model.npz")[0]
+    moment = at_step(run, 2)
+    assert moment.loss(moment.model, moment.x0, moment.rng, labels=moment.labels).item() == meta["losses"][1]
+
+    def watched(model, labels, weight):
+        drawn.extend(labels)
+        return guided(model, labels, weight)
+
+    monkeypatch.setattr("scratchdiff.runs.guided", watched)
+    assert main(["sample", run, "-n", "1000", "--steps", "1"]) == 0
+    shares = np.array(meta["settings"]["shares"])
+    assert np.abs(np.bincount(drawn, minlength=64) / 1000 - shares).max() < 4 * np.sqrt(shares.max() / 1000)
+    assert main(["evaluate", run, "-n", "0", "--bound", "2", "--draws", "2"]) == 0
+    assert "given the digit" not in capsys.readouterr().out
+    assert main(["sample", run, "--label", "7"]) == 2 and main(["train", "toy:moons", "--unconditional"]) == 2
+    errors = capsys.readouterr().err
+    assert "label must be one of the model's no classes, got 7" in errors
+    assert "only mnist and fashion have labels, which --unconditional hides, got 'toy:moons'" in errors
 
 
 def test_the_options_of_train_change_the_recipe_and_a_run_remembers_them():

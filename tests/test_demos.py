@@ -10,6 +10,7 @@ from PIL import Image
 
 from scratchdiff import cli, recipes
 from scratchdiff.checkpoint import load_checkpoint
+from scratchdiff.data import mnist
 
 DEMOS = Path(__file__).parents[1] / "demos"
 
@@ -61,6 +62,18 @@ def test_the_mnist_demo_stopped_by_ctrl_c_keeps_the_model(tmp_path, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
         demo.main(minutes=9, out=tmp_path / "run")
     assert stopped.value.code == 130 and load_checkpoint(tmp_path / "run" / "model.npz")[0]["step"] == 2
+
+
+def test_the_unconditional_mnist_demo_never_sees_a_label(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.UNCONDITIONAL, "batch_size", 8)
+    demo, digits = load("mnist"), mnist()[0]
+    saved = []
+    for labels in (mnist()[1], None):
+        monkeypatch.setattr(demo.sd.data, "mnist", lambda split, root, labels=labels: (digits, labels))
+        x = demo.main(minutes=0.01, samples=3, steps=2, out=tmp_path / f"{labels is None}", unconditional=True)
+        assert x.shape == (3, 28, 28, 1) and np.isfinite(x).all()
+        saved.append(load_checkpoint(tmp_path / f"{labels is None}" / "model.npz")[0]["settings"])
+    assert saved[0] == saved[1] and len(saved[0]["shares"]) == 64
 
 
 @pytest.mark.parametrize("data", ["swiss_roll", "text:AB"])

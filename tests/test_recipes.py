@@ -8,7 +8,9 @@ import pytest
 from scratchdiff import recipes
 
 
-@pytest.mark.parametrize("recipe", [recipes.MNIST, recipes.TOY, recipes.for_images(28, 3), recipes.for_images(30, 1)])
+@pytest.mark.parametrize(
+    "recipe", [recipes.MNIST, recipes.UNCONDITIONAL, recipes.TOY, recipes.for_images(28, 3), recipes.for_images(30, 1)]
+)
 def test_a_recipe_survives_json_and_builds_a_model_that_runs(recipe, rng):
     recipe = json.loads(json.dumps(recipe))
     model, diffusion = recipes.build(recipe, rng)
@@ -29,6 +31,15 @@ def test_a_learned_variance_doubles_the_output_and_trains(recipe, rng):
 @pytest.mark.parametrize("name", recipes.SCHEDULES)
 def test_every_schedule_can_be_named_in_a_recipe(name, rng):
     assert recipes.build(recipes.TOY | dict(schedule=name, predict="v"), rng)[1].schedule.T == 1000
+
+
+def test_groups_take_the_place_of_classes_and_their_shares_those_of_the_data(rng):
+    images = np.linspace(-1, 1, 100, dtype=np.float32)[:, None, None, None] * np.ones((28, 28, 1), np.float32)
+    groups, recipe = recipes.with_groups(recipes.UNCONDITIONAL, images, rng)
+    assert groups.shape == (100,) and recipe["network_args"]["num_classes"] == len(recipe["shares"]) == 64
+    np.testing.assert_allclose(recipe["shares"], [np.mean(groups == j) for j in range(64)], atol=1e-15)
+    model, diffusion = recipes.build(json.loads(json.dumps(recipe)), rng)
+    assert np.isfinite(diffusion.loss(model, images, rng, labels=groups).item())
 
 
 def test_what_a_recipe_lacks_is_named(rng):

@@ -520,6 +520,13 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "data.toy": [(lambda n=n: data.toy("moons", n, RNG), f"toy: n must be at least 1, got {n}") for n in (0, -1, 2.5)]
     + [(lambda: data.toy("sun", 5, RNG), "unknown set 'sun'"), (lambda: data.toy("text: ", 5, RNG), "nothing to fill")],
     "data.random_flips": [(lambda: data.random_flips(M, RNG), r"random_flips: needs images \(N, H, W, C\), got float64")],
+    "data.kmeans": [
+        (lambda: data.kmeans(np.ones((3, 2)), 4, RNG), "4 groups need at least 4 examples"),
+        (lambda: data.kmeans(np.ones(3), 2, RNG), "float64 of shape"),
+        (lambda: data.kmeans(np.ones((3, 2)), 0, RNG), "k must be a positive integer, got 0"),
+        (lambda: data.kmeans(np.ones((3, 2)), 2, RNG, 0), "iterations must be a positive integer, got 0"),
+        (lambda: data.kmeans(np.full((3, 2), np.nan), 2, RNG), "x must be finite floats"),
+    ],
     "data.ecg": [
         (lambda: data.ecg(0, RNG), "n must be a positive integer, got 0"),
         (lambda: data.ecg(1, RNG, 70), "length must be at least 72, got 70"),
@@ -604,6 +611,10 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "recipes.with_network": [
         (lambda: recipes.with_network(recipes.MNIST, "MLP"), "must be UNet or DiT, for images, got 'MLP'"),
         (lambda: recipes.with_network(recipes.TOY, "DiT"), "must be UNet or DiT, for images"),
+    ],
+    "recipes.with_groups": [
+        (lambda: recipes.with_groups(recipes.UNCONDITIONAL, M, RNG), "kmeans: 64 groups need at least 64"),
+        (lambda: recipes.with_groups(recipes.TOY, M, RNG), "k must be a positive integer, got None"),
     ],
     "recipes.build_loss": [
         (lambda: recipes.build_loss(recipes.TOY | dict(loss="l1"), D), "loss must be one of .*got 'l1'"),

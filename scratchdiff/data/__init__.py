@@ -3,7 +3,8 @@
 Read `toy2d.py` first: eight distributions whose shape, mean and variance are known exactly, and letters of your
 choice. `mnist.py` reads the digits, either the ten thousand in `embedded/`, chosen by `embed.py`, or the whole set
 from a folder; `npy.py` reads arrays of your own and `images.py` a folder of pictures. All data has roughly the scale of
-the noise that will be added: toy sets have mean 0 and variance 1, pixels lie in [-1, 1].
+the noise that will be added: toy sets have mean 0 and variance 1, pixels lie in [-1, 1]. `kmeans.py` finds groups of
+similar images.
 """
 
 import itertools
@@ -14,6 +15,7 @@ from scratchdiff.checks import require
 from scratchdiff.data.ecg import ecg
 from scratchdiff.data.heartbeats import heartbeats
 from scratchdiff.data.images import read_images
+from scratchdiff.data.kmeans import kmeans
 from scratchdiff.data.mnist import download_mnist, mnist, read_idx
 from scratchdiff.data.npy import read_npy
 from scratchdiff.data.toy2d import TOY_NAMES, toy
@@ -24,6 +26,7 @@ __all__ = [
     "download_mnist",
     "ecg",
     "heartbeats",
+    "kmeans",
     "mnist",
     "random_flips",
     "read_idx",
