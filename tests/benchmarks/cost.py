@@ -1,0 +1,340 @@
+"""What does a training step cost, and why?   python tests/benchmarks/cost.py '{"batch": 64, "ch": 48}'   (a minute)
+
+Five things are counted while a step runs, and each is divided by what the machine does of it in a second:
+
+    seconds = flops/rate + near/cache bandwidth + far/memory bandwidth + alone/one core's bandwidth + calls · latency
+
+flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
+near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
+far     bytes of whole arrays, from memory and to it, by the kernels, with all threads
+alone   the same by NumPy's own functions, with one thread: sums, concatenations, the transforms of Winograd's filters
+calls   of ops (forward and backward), of convolution's kernels, and of Adam for each parameter
+
+The machine's five figures come from benchmarks of their own: a product, three copies, and a step of a network so small that
+it is nothing but calls. The argument is what differs from the yardstick, as JSON. `scaling.py` tests the prediction.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+TERMS = ("flops", "near", "far", "alone", "calls")
+NORM = 60, 100  # a number's normalisation, forward and backward, takes as long as so many flops of a product (measured)
+TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of the yardstick, and next to nothing else
+
+
+# %% What the kernels do: each function takes a kernel's arguments and its result, and returns the counts of that call
+
+
+def winograd_tiles(y, C) -> tuple[int, int]:
+    """Into how many tiles Winograd cuts the outputs y, with those that hang over the edge, and how many groups of them it
+    multiplies at a time."""
+    from scratchdiff.kernels import winograd
+
+    (run, across, down, group), _ = winograd.share_out(y, C)
+    strips = len(y) * across * down
+    return strips * run, math.ceil(strips / group)
+
+
+def winograd_both_ways(x, y, C, Co) -> dict:
+    """The products, and the transforms of x to V and between M and y. For each tile and channel a transform goes over the
+    tile's 24 numbers (four columns of six lines), the 24 that are half transformed, written and read, and the 36 of V or M,
+    written and read."""
+    tiles, _ = winograd_tiles(y, C)
+    return dict(flops=2 * 36 * tiles * C * Co, near=4 * (24 + 2 * 24 + 2 * 36) * tiles * (C + Co), far=x.nbytes + y.nbytes)
+
+
+def winograd_convolution(x, w, b, pads, y) -> dict:
+    C, Co = w.shape[2:]
+    _, groups = winograd_tiles(y, C)
+    cost = Counter(winograd_both_ways(x, y, C, Co))
+    cost.update(near=groups * 4 * 36 * C * Co)  # every group reads the filters
+    cost.update(alone=4 * (9 + 2 * 18 + 36) * C * Co)  # U = G w Gᵀ: 3 × 3, then 6 × 3, then 6 × 6 numbers
+    return cost
+
+
+def winograd_weight_gradient(x, dy, pads, dw) -> dict:
+    C, Co = dw.shape[2:]
+    _, groups = winograd_tiles(dy, C)
+    cost = Counter(winograd_both_ways(x, dy, C, Co))
+    cost.update(near=groups * 4 * 4 * 36 * C * Co)  # every group's product is written, and added to the sum
+    cost.update(alone=4 * (2 * 36 + 36 + 2 * 18 + 9) * C * Co)  # the threads' sums, then dw = Gᵀ dU G
+    return cost
+
+
+def im2col_both_ways(x, y, w_shape) -> dict:
+    """The products, and the windows laid out and read again. A 1 × 1 window is the image itself."""
+    kh, kw, C, Co = w_shape
+    cols = y[..., 0].size * kh * kw * C
+    laid_out = 0 if kh == kw == 1 and x.shape[:3] == y.shape[:3] else 2 * cols
+    return dict(flops=2 * cols * Co, near=4 * laid_out, far=x.nbytes + y.nbytes)
+
+
+def im2col_convolution(x, w, b, s, pads, y) -> dict:
+    from scratchdiff.kernels import im2col
+
+    kh, kw, _, _ = w.shape
+    _, taps = im2col.block(w.shape, y.shape[2])
+    sums = math.ceil(kh * kw / taps) - 1  # of the products of some taps, until all are there; then the bias
+    cost = Counter(im2col_both_ways(x, y, w.shape))
+    cost.update(near=(3 * sums + 2) * y.nbytes)
+    return cost
+
+
+def im2col_weight_gradient(x, dy, w_shape, s, pads, dw) -> dict:
+    from scratchdiff.kernels import im2col
+
+    lines, _ = im2col.block(w_shape, dy.shape[2])
+    blocks = math.ceil(dy.shape[0] * dy.shape[1] / lines)
+    cost = Counter(im2col_both_ways(x, dy, w_shape))
+    cost.update(near=blocks * 4 * dw.nbytes, alone=3 * dw.nbytes)  # each block's product is added; then the threads' sums
+    return cost
+
+
+def input_gradient(dy, w, x_shape, s, pads, dx) -> dict:
+    return dict(alone=2 * w.nbytes)  # the filter is turned; the convolution itself is counted where it is done
+
+
+def sum_pixels(dy, db) -> dict:
+    return dict(alone=dy.nbytes)
+
+
+def adam_update(p, g, m, v, *settings_and_none) -> dict:
+    return dict(far=7 * p.nbytes)  # four are read and three written
+
+
+def kernels() -> dict:
+    """{(module, name of a function): its cost}."""
+    from scratchdiff import optim
+    from scratchdiff.kernels import conv, im2col, winograd
+
+    return {
+        (winograd, "convolution"): winograd_convolution,
+        (winograd, "weight_gradient"): winograd_weight_gradient,
+        (im2col, "convolution"): im2col_convolution,
+        (im2col, "weight_gradient"): im2col_weight_gradient,
+        (conv, "input_gradient"): input_gradient,
+        (conv, "sum_pixels"): sum_pixels,
+        (optim, "adam_update"): adam_update,
+    }
+
+
+# %% What the other ops do, and a whole step
+
+
+def op_cost(record, dy, grads) -> dict:
+    """An op reads its arguments and writes its output; its backward reads them and dy, and writes their gradients."""
+    forward = grads is None
+    args = [a for a in (getattr(a, "data", a) for a in record.args) if isinstance(a, np.ndarray)]
+    read = args if forward else [dy, *args]
+    written = [record.out.data] if forward else [dx for dx in grads if dx is not None]
+    if all(np.may_share_memory(a, read[0]) for a in written):
+        return {}  # views of what is there, as a reshape gives
+    x, moved = args[0], sum(a.nbytes for a in read + written)
+    if record.name.startswith("group_norm"):
+        trips = 2 if forward else 3  # over an image: one through memory, the others in the cache
+        return dict(flops=NORM[not forward] * x.size, near=trips * x.nbytes, far=trips * x.nbytes)
+    if record.name == "attention":
+        scores = x[..., 0].size * args[1].shape[-2]
+        return dict(flops=(4 if forward else 8) * scores * x.shape[-1], near=4 * 6 * scores, far=moved)
+    if record.name in ("linear", "silu_linear"):
+        return dict(flops=(2 if forward else 4) * x.size * args[1].shape[1], far=moved)
+    return dict(alone=moved)
+
+
+def count(step) -> Counter:
+    """What one training step does of each of the `TERMS`; and "direct", its flops if every convolution were a direct one.
+
+    step(watch) takes the step, and hands `watch` to its tape."""
+    total = Counter(dict.fromkeys((*TERMS, "direct"), 0))
+
+    def watch(record, dy, grads):
+        total["calls"] += 1
+        if record.name == "conv2d":
+            work = 2 * record.args[1].data[..., 0].size * record.out.size
+            total["direct"] += work if grads is None else 2 * work
+        else:
+            cost = op_cost(record, dy, grads)
+            total.update(cost)
+            total["direct"] += cost.get("flops", 0) if record.name == "attention" else 0
+        if grads is not None:  # where there is a gradient already, the new one is added
+            total["alone"] += sum(3 * x.grad.nbytes for x in record.args if getattr(x, "grad", None) is not None)
+
+    def heard(function, cost):
+        def run(*args):
+            out = function(*args)
+            total["calls"] += 1
+            total.update(cost(*args, out))
+            return out
+
+        return run
+
+    with ExitStack() as stack:
+        for (module, name), cost in kernels().items():
+            stack.enter_context(patch.object(module, name, heard(getattr(module, name), cost)))
+        step(watch)
+    return total
+
+
+# %% The machine, and a step on it
+
+
+def training_step(batch, average=None, **settings):
+    """step(watch=None): one training step of the yardstick, except for these settings. average(parameters, loss) is called
+    before Adam."""
+    import scratchdiff as sd
+    from scratchdiff.recipes import YARDSTICK
+
+    rng = np.random.default_rng(0)
+    settings = YARDSTICK | settings
+    net = sd.UNet(**settings, rng=rng)
+    parameters = net.parameters()
+    diffusion, adam = sd.GaussianDiffusion(sd.linear_schedule()), sd.Adam(parameters, lr=1e-4)
+    size, channels = settings["image_size"], settings["in_channels"]
+    x0 = rng.standard_normal((batch, size, size, channels), np.float32)
+
+    def step(watch=None):
+        adam.zero_grad()
+        with sd.Tape(watch) as tape:
+            loss = diffusion.loss(net, x0, rng)
+        tape.backward(loss)
+        if average:
+            average(parameters, loss.item())
+        adam.step()
+
+    return step
+
+
+def seconds_of(f, *args, times=15) -> float:
+    """The median time of f(*args), after a first call."""
+    f(*args)
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        f(*args)
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+def measure_machine() -> dict:
+    """How much of each of the `TERMS` the threads of this process do in a second. Bytes that are read and bytes that are
+    written count alike."""
+    import numba
+    from numba import njit, prange
+
+    import scratchdiff.kernels.compiled  # noqa: F401  (it keeps BLAS to one thread)
+
+    @njit(parallel=True)
+    def multiply(a, b, c, times):
+        for thread in prange(len(a)):
+            for _ in range(times):
+                np.dot(a[thread], b[thread], c[thread])
+
+    @njit(parallel=True)
+    def copy(a, b, times):
+        for thread in prange(len(a)):
+            for _ in range(times):
+                b[thread, :] = a[thread]
+
+    threads, step = numba.get_num_threads(), training_step(**TINY)
+    a, b, c = (np.ones((threads, *shape), np.float32) for shape in ((128, 64), (64, 64), (128, 64)))
+    near, far = np.ones((2, threads, 2**18), np.float32), np.ones((2, threads, 2**25 // threads), np.float32)
+    return dict(
+        flops=1000 * 2 * threads * 128 * 64 * 64 / seconds_of(multiply, a, b, c, 1000),
+        near=100 * near.nbytes / seconds_of(copy, *near, 100),
+        far=far.nbytes / seconds_of(copy, *far, 1),
+        alone=far.nbytes / seconds_of(np.copyto, *far[::-1]),
+        calls=count(step)["calls"] / seconds_of(step, times=100),
+    )
+
+
+def measure(batch, ranks=1, **settings) -> dict | None:
+    """A step's median seconds, its counts and the peak memory; with `ranks` processes of MPI, which share the batch, those
+    of the first, and the memory of all. The other ranks return None."""
+    average, comm = None, None
+    if ranks > 1:
+        from scratchdiff import parallel
+
+        comm = parallel.join()
+        average = partial(parallel.average_gradients, comm)
+    step = training_step(batch // ranks, average, **settings)
+    step()
+    counted, seconds = count(step), seconds_of(step, times=5)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if comm:
+        memory = comm.allreduce(memory)
+    return dict(seconds=seconds, memory=memory, **counted) if comm is None or comm.rank == 0 else None
+
+
+def in_process(task: str, threads: int, ranks=1, **settings) -> dict:
+    """`measure_machine` or `measure` in a process of its own with so many threads, or in `ranks` of them."""
+    settings |= dict(ranks=ranks) if ranks > 1 else {}
+    command = [sys.executable, __file__, "--task", task, json.dumps(settings)]
+    if ranks > 1:
+        command = [mpiexec(), "-n", str(ranks), *command]
+    env = os.environ | dict(NUMBA_NUM_THREADS=str(threads))
+    return json.loads(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def mpiexec() -> str | None:
+    """Where MPI's program starter is: beside Python, as the package `mpich` puts it, or on the path."""
+    return shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def predict(counted: dict, machine: dict) -> dict:
+    """The seconds of each term."""
+    return {term: counted[term] / machine[term] for term in TERMS}
+
+
+def with_cores(machine: dict, cores: int, bandwidth: float) -> dict:
+    """A machine of so many cores like the one that was measured, whose memory moves `bandwidth` bytes in a second: products
+    and caches grow with the cores, traffic with memory does so until the bandwidth binds, and the rest does not grow."""
+    grown = {term: cores * machine[term] for term in ("flops", "near", "far")}
+    return machine | grown | dict(far=min(grown["far"], bandwidth))
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="?", default="{}", help="batch (128) and what differs from recipes.YARDSTICK")
+    parser.add_argument("--cores", type=int, default=64, help="reckon for a machine of so many such cores (%(default)s)")
+    parser.add_argument("--bandwidth", type=float, default=300, help="whose memory moves so many GB/s (%(default)s)")
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    settings = json.loads(args.settings)
+    if args.task:
+        if (found := dict(machine=measure_machine, step=measure)[args.task](**settings)) is not None:
+            print(json.dumps(found))
+        return
+    settings = dict(batch=128) | settings
+    threads = sorted({1, len(os.sched_getaffinity(0))})
+    machines = {f"{n} core{'s' * (n > 1)}": in_process("machine", n) for n in threads}
+    steps = [in_process("step", n, **settings) for n in threads]
+    machines[f"{args.cores} cores"] = with_cores(next(iter(machines.values())), args.cores, 1e9 * args.bandwidth)
+    print(f"| | counted | {' | '.join(machines)} |\n|---|---|{'---|' * len(machines)}")
+    predictions = [predict(steps[0], machine) for machine in machines.values()]
+    for term in TERMS:
+        counted = f"{steps[0][term] / 1e9:.3g} G" if term != "calls" else steps[0][term]
+        print(f"| {term} | {counted} | " + " | ".join(f"{1e3 * p[term]:.4g} ms" for p in predictions) + " |")
+    print("| predicted | | " + " | ".join(f"{1e3 * sum(p.values()):.4g} ms" for p in predictions) + " |")
+    print("| measured | | " + " | ".join(f"{1e3 * step['seconds']:.4g} ms" for step in steps) + " | |")
+    print(f"\npeak memory: {steps[0]['memory'] / 1e9:.2f} GB; in a second:")
+    for name, m in machines.items():
+        print(f"{name}: {m['flops'] / 1e9:.0f} GFLOP, near {m['near'] / 1e9:.0f} GB, far {m['far'] / 1e9:.0f} GB, "
+              f"alone {m['alone'] / 1e9:.0f} GB; {1e6 / m['calls']:.1f} us a call")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
