@@ -77,7 +77,7 @@ def average_gradients(comm, parameters: dict[str, Tensor], loss: float) -> float
     `train` then raises its error there, which names the step and the op, and `ending_together` stops the other ranks."""
     grads = [np.zeros_like(p.data) if p.grad is None else p.grad for p in parameters.values()]
     own = np.concatenate([g.ravel() for g in grads] + [np.array([loss], grads[0].dtype)])
-    if not np.isfinite(own.sum(dtype=np.float64)):
+    if not np.isfinite(own).all():
         return loss
     mean = np.empty_like(own)
     comm.Allreduce(own, mean)

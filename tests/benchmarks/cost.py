@@ -1,17 +1,19 @@
 """What does a training step cost, and why?   python tests/benchmarks/cost.py '{"batch": 64, "ch": 48}'   (a minute)
 
-Five things are counted while a step runs, and each is divided by what the machine does of it in a second:
+While a step runs we count its products, the bytes that it moves and its calls, and divide each by what the machine does of
+it in a second:
 
-    seconds = flops/rate + near/cache bandwidth + far/memory bandwidth + alone/one core's bandwidth + calls · latency
+    seconds = flops/rate + copied/rate' + near/bandwidth + far/bandwidth' + alone/bandwidth" + calls · latency
 
 flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
+copied  those in products of more than a million multiplications, whose factors OpenBLAS copies first
 near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
 far     bytes of whole arrays, from memory and to it, by the kernels, with all threads
 alone   the same by NumPy's own functions, with one thread: sums, concatenations, the transforms of Winograd's filters
 calls   of ops (forward and backward), of convolution's kernels, and of Adam for each parameter
 
-The machine's five figures come from benchmarks of their own: a product, three copies, and a step of a network so small that
-it is nothing but calls. The argument is what differs from the yardstick, as JSON. `scaling.py` tests the prediction.
+The machine's six figures come from benchmarks of their own: two products, three copies, and a step of a network so small
+that it is nothing but calls. The argument is what differs from the yardstick, as JSON. `scaling.py` tests the prediction.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-TERMS = ("flops", "near", "far", "alone", "calls")
+TERMS = ("flops", "copied", "near", "far", "alone", "calls")
 NORM = 60, 100  # a number's normalisation, forward and backward, takes as long as so many flops of a product (measured)
 TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of the yardstick, and next to nothing else
 
@@ -39,28 +41,34 @@ TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of 
 # %% What the kernels do: each function takes a kernel's arguments and its result, and returns the counts of that call
 
 
-def winograd_tiles(y, C) -> tuple[int, int]:
-    """Into how many tiles Winograd cuts the outputs y, with those that hang over the edge, and how many groups of them it
-    multiplies at a time."""
+def products(rows, k, m, times) -> dict:
+    """`times` products of (rows, k) and (k, m) matrices."""
+    from scratchdiff.kernels.products import QUICK_PRODUCT
+
+    return {"flops" if rows * k * m <= QUICK_PRODUCT else "copied": 2 * rows * k * m * times}
+
+
+def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
+    """The products, and the transforms of x to V and between M and y; and how many groups of tiles are multiplied at a time.
+
+    For each tile and channel a transform goes over the tile's 24 numbers (four columns of six lines), the 24 that are half
+    transformed, written and read, and the 36 of V or M, written and read. It has 140 operations, each as long as two flops
+    of a product, where a multiplication and an addition are one instruction."""
     from scratchdiff.kernels import winograd
 
-    (run, across, down, group), _ = winograd.share_out(y, C)
+    (run, across, down, group), shares = winograd.share_out(y, C)
     strips = len(y) * across * down
-    return strips * run, math.ceil(strips / group)
-
-
-def winograd_both_ways(x, y, C, Co) -> dict:
-    """The products, and the transforms of x to V and between M and y. For each tile and channel a transform goes over the
-    tile's 24 numbers (four columns of six lines), the 24 that are half transformed, written and read, and the 36 of V or M,
-    written and read."""
-    tiles, _ = winograd_tiles(y, C)
-    return dict(flops=2 * 36 * tiles * C * Co, near=4 * (24 + 2 * 24 + 2 * 36) * tiles * (C + Co), far=x.nbytes + y.nbytes)
+    groups, tiles = math.ceil(strips / group), strips * run  # with the tiles that hang over the edge
+    rows = min(group, math.ceil(strips / (len(shares) - 1))) * run
+    cost = Counter(products(rows, C, Co, 36 * tiles / rows))
+    cost.update(near=4 * (24 + 2 * 24 + 2 * 36) * tiles * (C + Co), far=x.nbytes + y.nbytes)
+    cost.update(flops=2 * 140 * tiles * (C + Co))
+    return cost, groups
 
 
 def winograd_convolution(x, w, b, pads, y) -> dict:
     C, Co = w.shape[2:]
-    _, groups = winograd_tiles(y, C)
-    cost = Counter(winograd_both_ways(x, y, C, Co))
+    cost, groups = winograd_both_ways(x, y, C, Co)
     cost.update(near=groups * 4 * 36 * C * Co)  # every group reads the filters
     cost.update(alone=4 * (9 + 2 * 18 + 36) * C * Co)  # U = G w Gᵀ: 3 × 3, then 6 × 3, then 6 × 6 numbers
     return cost
@@ -68,38 +76,34 @@ def winograd_convolution(x, w, b, pads, y) -> dict:
 
 def winograd_weight_gradient(x, dy, pads, dw) -> dict:
     C, Co = dw.shape[2:]
-    _, groups = winograd_tiles(dy, C)
-    cost = Counter(winograd_both_ways(x, dy, C, Co))
+    cost, groups = winograd_both_ways(x, dy, C, Co)
     cost.update(near=groups * 4 * 4 * 36 * C * Co)  # every group's product is written, and added to the sum
     cost.update(alone=4 * (2 * 36 + 36 + 2 * 18 + 9) * C * Co)  # the threads' sums, then dw = Gᵀ dU G
     return cost
 
 
-def im2col_both_ways(x, y, w_shape) -> dict:
-    """The products, and the windows laid out and read again. A 1 × 1 window is the image itself."""
+def im2col_both_ways(x, y, w_shape) -> tuple[Counter, int, int]:
+    """The products, and the windows laid out and read again (a 1 × 1 window is the image itself); in how many blocks of
+    rows, and in how many pieces of the window."""
+    from scratchdiff.kernels import im2col
+
     kh, kw, C, Co = w_shape
-    cols = y[..., 0].size * kh * kw * C
-    laid_out = 0 if kh == kw == 1 and x.shape[:3] == y.shape[:3] else 2 * cols
-    return dict(flops=2 * cols * Co, near=4 * laid_out, far=x.nbytes + y.nbytes)
+    (lines, taps), outputs = im2col.block(w_shape, y.shape[2]), y[..., 0].size
+    rows = lines * y.shape[2]
+    cost = Counter(products(rows, taps * C, Co, outputs * kh * kw / (rows * taps)))
+    cost.update(near=0 if kh == kw == 1 and x.shape[:3] == y.shape[:3] else 4 * 2 * outputs * kh * kw * C)
+    cost.update(far=x.nbytes + y.nbytes)
+    return cost, math.ceil(outputs / rows), math.ceil(kh * kw / taps)
 
 
 def im2col_convolution(x, w, b, s, pads, y) -> dict:
-    from scratchdiff.kernels import im2col
-
-    kh, kw, _, _ = w.shape
-    _, taps = im2col.block(w.shape, y.shape[2])
-    sums = math.ceil(kh * kw / taps) - 1  # of the products of some taps, until all are there; then the bias
-    cost = Counter(im2col_both_ways(x, y, w.shape))
-    cost.update(near=(3 * sums + 2) * y.nbytes)
+    cost, _, pieces = im2col_both_ways(x, y, w.shape)
+    cost.update(near=(3 * (pieces - 1) + 2) * y.nbytes)  # the pieces' products are added up, and the bias
     return cost
 
 
 def im2col_weight_gradient(x, dy, w_shape, s, pads, dw) -> dict:
-    from scratchdiff.kernels import im2col
-
-    lines, _ = im2col.block(w_shape, dy.shape[2])
-    blocks = math.ceil(dy.shape[0] * dy.shape[1] / lines)
-    cost = Counter(im2col_both_ways(x, dy, w_shape))
+    cost, blocks, _ = im2col_both_ways(x, dy, w_shape)
     cost.update(near=blocks * 4 * dw.nbytes, alone=3 * dw.nbytes)  # each block's product is added; then the threads' sums
     return cost
 
@@ -149,7 +153,8 @@ def op_cost(record, dy, grads) -> dict:
         return dict(flops=NORM[not forward] * x.size, near=trips * x.nbytes, far=trips * x.nbytes)
     if record.name == "attention":
         scores = x[..., 0].size * args[1].shape[-2]
-        return dict(flops=(4 if forward else 8) * scores * x.shape[-1], near=4 * 6 * scores, far=moved)
+        flops = ((4 if forward else 8) * x.shape[-1] + NORM[0]) * scores  # a score's exponential and quotient as a norm
+        return dict(flops=flops, near=4 * 8 * scores, far=moved)
     if record.name in ("linear", "silu_linear"):
         return dict(flops=(2 if forward else 4) * x.size * args[1].shape[1], far=moved)
     return dict(alone=moved)
@@ -241,7 +246,8 @@ def measure_machine() -> dict:
     def multiply(a, b, c, times):
         for thread in prange(len(a)):
             for _ in range(times):
-                np.dot(a[thread], b[thread], c[thread])
+                for i in range(36):
+                    np.dot(a[thread, i], b[thread, i], c[thread, i])
 
     @njit(parallel=True)
     def copy(a, b, times):
@@ -250,10 +256,17 @@ def measure_machine() -> dict:
                 b[thread, :] = a[thread]
 
     threads, step = numba.get_num_threads(), training_step(**TINY)
-    a, b, c = (np.ones((threads, *shape), np.float32) for shape in ((128, 64), (64, 64), (128, 64)))
+
+    def rate(rows, channels):  # of the products of one convolution: 36 filters in turn
+        a, c = np.ones((2, threads, 36, rows, channels), np.float32)
+        b = np.ones((threads, 36, channels, channels), np.float32)
+        times = 2**31 // b.size // rows
+        return 2 * times * a.size * channels / seconds_of(multiply, a, b, c, times)
+
     near, far = np.ones((2, threads, 2**18), np.float32), np.ones((2, threads, 2**25 // threads), np.float32)
     return dict(
-        flops=1000 * 2 * threads * 128 * 64 * 64 / seconds_of(multiply, a, b, c, 1000),
+        flops=rate(128, 64),
+        copied=rate(128, 256),
         near=100 * near.nbytes / seconds_of(copy, *near, 100),
         far=far.nbytes / seconds_of(copy, *far, 1),
         alone=far.nbytes / seconds_of(np.copyto, *far[::-1]),
@@ -262,8 +275,8 @@ def measure_machine() -> dict:
 
 
 def measure(batch, ranks=1, **settings) -> dict | None:
-    """A step's median seconds, its counts and the peak memory; with `ranks` processes of MPI, which share the batch, those
-    of the first, and the memory of all. The other ranks return None."""
+    """A step's median seconds, its counts and the peak memory. With `ranks` processes under MPI, which share the batch: the
+    first one's, but "direct" and the memory of all; the others return None."""
     average, comm = None, None
     if ranks > 1:
         from scratchdiff import parallel
@@ -276,6 +289,7 @@ def measure(batch, ranks=1, **settings) -> dict | None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if comm:
         memory = comm.allreduce(memory)
+        counted["direct"] *= ranks
     return dict(seconds=seconds, memory=memory, **counted) if comm is None or comm.rank == 0 else None
 
 
@@ -302,7 +316,7 @@ def predict(counted: dict, machine: dict) -> dict:
 def with_cores(machine: dict, cores: int, bandwidth: float) -> dict:
     """A machine of so many cores like the one that was measured, whose memory moves `bandwidth` bytes in a second: products
     and caches grow with the cores, traffic with memory does so until the bandwidth binds, and the rest does not grow."""
-    grown = {term: cores * machine[term] for term in ("flops", "near", "far")}
+    grown = {term: cores * machine[term] for term in ("flops", "copied", "near", "far")}
     return machine | grown | dict(far=min(grown["far"], bandwidth))
 
 
@@ -330,10 +344,15 @@ def main(argv=None) -> None:
         print(f"| {term} | {counted} | " + " | ".join(f"{1e3 * p[term]:.4g} ms" for p in predictions) + " |")
     print("| predicted | | " + " | ".join(f"{1e3 * sum(p.values()):.4g} ms" for p in predictions) + " |")
     print("| measured | | " + " | ".join(f"{1e3 * step['seconds']:.4g} ms" for step in steps) + " | |")
-    print(f"\npeak memory: {steps[0]['memory'] / 1e9:.2f} GB; in a second:")
-    for name, m in machines.items():
-        print(f"{name}: {m['flops'] / 1e9:.0f} GFLOP, near {m['near'] / 1e9:.0f} GB, far {m['far'] / 1e9:.0f} GB, "
-              f"alone {m['alone'] / 1e9:.0f} GB; {1e6 / m['calls']:.1f} us a call")  # fmt: skip
+    print(f"\npeak memory: {steps[0]['memory'] / 1e9:.2f} GB\n\n{in_words(machines)}")
+
+
+def in_words(machines: dict) -> str:
+    """The table of what machines do in a second."""
+    head = "| | GFLOP/s | GFLOP/s, copied | near, GB/s | far, GB/s | alone, GB/s | us a call |"
+    rows = [f"| {name} | {' | '.join(f'{m[term] / 1e9:.0f}' for term in TERMS[:-1])} | {1e6 / m['calls']:.1f} |"
+            for name, m in machines.items()]  # fmt: skip
+    return "\n".join([head, "|---" * 7 + "|", *rows])
 
 
 if __name__ == "__main__":
