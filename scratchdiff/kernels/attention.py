@@ -16,8 +16,8 @@ def attend(q, k, v, mask=None):
         return FORMULAS["attend"](q, k, v, mask)
     q, k, v = prepare(q, k, v)
     y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
-    # a bound on every score: where float32 cannot hold it, the weights are computed in float64
-    if q.dtype == np.float32 and largest(q) * largest(k) * q.shape[2] > float(np.finfo(np.float32).max):
+    # no score exceeds ‖q‖ ‖k‖ (Cauchy and Schwarz): where float32 cannot hold that, the weights are computed in float64
+    if q.dtype == np.float32 and float(np.vdot(q, q)) * float(np.vdot(k, k)) > float(np.finfo(np.float32).max) ** 2:
         y64, a64 = y.astype(np.float64), a.astype(np.float64)
         attention_heads(*(x.astype(np.float64) for x in (q, k, v)), y64, a64)
         y, a = y64.astype(np.float32), a64.astype(np.float32)
@@ -31,11 +31,6 @@ def attend(q, k, v, mask=None):
         return dq, dk, dv
 
     return y, backward
-
-
-def largest(x) -> float:
-    """The largest |x|, without a copy of x."""
-    return max(float(x.max(initial=0)), -float(x.min(initial=0)))
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})

@@ -26,8 +26,7 @@ def reshape(x, *shape):
 def _transpose(x, *, axes):
     positive = [a + x.ndim if a < 0 else a for a in axes]
     require(sorted(positive) == list(range(x.ndim)), f"transpose: {axes} is no permutation of the axes of x", x=x)
-    back = np.argsort(positive)
-    return x.transpose(axes), lambda dy: (dy.transpose(back),)
+    return x.transpose(axes), lambda dy: (dy.transpose(np.argsort(positive)),)
 
 
 def transpose(x, *axes):
@@ -45,8 +44,11 @@ def _concat(*xs, axis):
     a = axis % max(1, xs[0].ndim) if xs else 0
     fits = xs and -xs[0].ndim <= axis < xs[0].ndim and len({(len(s), s[:a], s[a + 1 :]) for s in shapes}) == 1
     require(fits, f"concat: shapes {shapes} do not join along axis {axis}")
-    ends = np.cumsum([s[a] for s in shapes])
-    return np.concatenate(xs, axis=a), lambda dy: tuple(np.split(dy, ends[:-1], axis=a))
+
+    def backward(dy):
+        return tuple(np.split(dy, np.cumsum([s[a] for s in shapes[:-1]]), axis=a))
+
+    return np.concatenate(xs, axis=a), backward
 
 
 def concat(xs, axis=-1):
