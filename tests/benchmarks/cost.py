@@ -3,13 +3,13 @@
 While a step runs we count its products, the bytes that it moves and its calls, and divide each by what the machine does of
 it in a second:
 
-    seconds = flops/rate + copied/rate' + near/bandwidth + far/bandwidth' + alone/bandwidth" + calls · latency
+    seconds = Σ counted / speed = flops/rate + near/bandwidth + far/bandwidth' + ... + calls · latency
 
 flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
-copied  those in products of more than a million multiplications, whose factors OpenBLAS copies first
 near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
 far     bytes of whole arrays, from memory and to it, by the kernels, with all threads
 alone   the same by NumPy's own functions, with one thread: sums, concatenations, the transforms of Winograd's filters
+copied  bytes of the weights in large products, which OpenBLAS first copies into another order: wide networks
 calls   of ops (forward and backward), of convolution's kernels, and of Adam for each parameter
 
 The machine's six figures come from benchmarks of their own: two products, three copies, and a step of a network so small
@@ -33,7 +33,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-TERMS = ("flops", "copied", "near", "far", "alone", "calls")
+TERMS = ("flops", "near", "far", "alone", "copied", "calls")
 NORM = 60, 100  # a number's normalisation, forward and backward, takes as long as so many flops of a product (measured)
 TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of the yardstick, and next to nothing else
 
@@ -42,10 +42,10 @@ TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of 
 
 
 def products(rows, k, m, times) -> dict:
-    """`times` products of (rows, k) and (k, m) matrices."""
+    """`times` products of (rows, k) matrices with (k, m) weights."""
     from scratchdiff.kernels.products import QUICK_PRODUCT
 
-    return {"flops" if rows * k * m <= QUICK_PRODUCT else "copied": 2 * rows * k * m * times}
+    return dict(flops=2 * rows * k * m * times, copied=4 * k * m * times if rows * k * m > QUICK_PRODUCT else 0)
 
 
 def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
@@ -257,19 +257,20 @@ def measure_machine() -> dict:
 
     threads, step = numba.get_num_threads(), training_step(**TINY)
 
-    def rate(rows, channels):  # of the products of one convolution: 36 filters in turn
+    def multiplying(rows, channels, times):  # the seconds of the products of a convolution: 36 weights in turn
         a, c = np.ones((2, threads, 36, rows, channels), np.float32)
         b = np.ones((threads, 36, channels, channels), np.float32)
-        times = 2**31 // b.size // rows
-        return 2 * times * a.size * channels / seconds_of(multiply, a, b, c, times)
+        return seconds_of(multiply, a, b, c, times) / times
 
+    flops = threads * 36 * 2 * 128 * 64**2 / multiplying(128, 64, 64)
+    copying = multiplying(128, 256, 4) - threads * 36 * 2 * 128 * 256**2 / flops
     near, far = np.ones((2, threads, 2**18), np.float32), np.ones((2, threads, 2**25 // threads), np.float32)
     return dict(
-        flops=rate(128, 64),
-        copied=rate(128, 256),
+        flops=flops,
         near=100 * near.nbytes / seconds_of(copy, *near, 100),
         far=far.nbytes / seconds_of(copy, *far, 1),
         alone=far.nbytes / seconds_of(np.copyto, *far[::-1]),
+        copied=threads * 36 * 4 * 256**2 / copying,
         calls=count(step)["calls"] / seconds_of(step, times=100),
     )
 
@@ -316,7 +317,7 @@ def predict(counted: dict, machine: dict) -> dict:
 def with_cores(machine: dict, cores: int, bandwidth: float) -> dict:
     """A machine of so many cores like the one that was measured, whose memory moves `bandwidth` bytes in a second: products
     and caches grow with the cores, traffic with memory does so until the bandwidth binds, and the rest does not grow."""
-    grown = {term: cores * machine[term] for term in ("flops", "copied", "near", "far")}
+    grown = {term: cores * machine[term] for term in ("flops", "near", "far", "copied")}
     return machine | grown | dict(far=min(grown["far"], bandwidth))
 
 
@@ -349,8 +350,8 @@ def main(argv=None) -> None:
 
 def in_words(machines: dict) -> str:
     """The table of what machines do in a second."""
-    head = "| | GFLOP/s | GFLOP/s, copied | near, GB/s | far, GB/s | alone, GB/s | us a call |"
-    rows = [f"| {name} | {' | '.join(f'{m[term] / 1e9:.0f}' for term in TERMS[:-1])} | {1e6 / m['calls']:.1f} |"
+    head = "| | GFLOP/s | near, GB/s | far, GB/s | alone, GB/s | copied, GB/s | us a call |"
+    rows = [f"| {name} | {' | '.join(f'{m[term] / 1e9:.3g}' for term in TERMS[:-1])} | {1e6 / m['calls']:.1f} |"
             for name, m in machines.items()]  # fmt: skip
     return "\n".join([head, "|---" * 7 + "|", *rows])
 
