@@ -3,9 +3,9 @@
 The files are chapters, and each imports only from the ones before it:
 
     checks.py       what a function says to arguments that it cannot use
+    kernels/        compiled twins of the formulas in the files below, optional to read
     autograd.py     Tensor, Tape, op: the whole engine
     gradcheck.py    central differences against the tape
-    kernels/        compiled twins of the formulas in ops/, optional to read
     ops/            every op: forward and hand-derived backward side by side
     nn/             layers, the MLP, the U-Net, the Transformer: parameters and wiring
     optim.py        Adam, gradient clipping, EMA, learning rates

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 import numpy as np
 
 from scratchdiff.checks import require
+from scratchdiff.kernels import kernel
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 P = ParamSpec("P")
@@ -146,7 +147,7 @@ class Tape:
                         wrong = f"a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
                         raise ValueError(f"{record.name}: backward returned {wrong}")
                     # a sum, never in place: an op may return one array for two of its arguments
-                    x.grad = dx if x.grad is None else x.grad + dx
+                    x.grad = dx if x.grad is None else add_arrays(x.grad, dx)
 
 
 def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
@@ -181,6 +182,12 @@ def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
 
     lifted.on_arrays = f  # pyright: ignore[reportAttributeAccessIssue]
     return lifted
+
+
+@kernel
+def add_arrays(a, b):
+    """a + b, for gradients that meet."""
+    return a + b
 
 
 def constant(a, dtype):

@@ -11,7 +11,7 @@ import pytest
 import scratchdiff
 
 PACKAGE = Path(scratchdiff.__file__).parent
-ORDER = ["checks", "autograd", "gradcheck", "kernels", "ops", "nn", "optim", "trace", "page", "recompute", "diffusion",
+ORDER = ["checks", "kernels", "autograd", "gradcheck", "ops", "nn", "optim", "trace", "page", "recompute", "diffusion",
          "data", "recipes", "train", "checkpoint", "metrics", "weights", "parallel", "progress", "runs", "checkup", "plots",
          "cli", "__main__"]  # fmt: skip
 LIBRARIES = {  # beyond NumPy and the standard library

@@ -4,6 +4,7 @@ conv.py         convolution: chooses between winograd.py and im2col.py
 linear.py       the affine map, with or without SiLU before it
 norm.py         group normalisation, with or without SiLU after it
 attention.py    attention
+moving.py       sums and joins of large arrays
 adam.py         Adam's update
 """
 
@@ -21,9 +22,10 @@ from scratchdiff.kernels.attention import attend  # noqa: E402
 from scratchdiff.kernels.conv import convolve  # noqa: E402
 from scratchdiff.kernels.linear import affine, silu_affine  # noqa: E402
 from scratchdiff.kernels.memory import keep_freed_memory  # noqa: E402
+from scratchdiff.kernels.moving import add_arrays, join  # noqa: E402
 from scratchdiff.kernels.norm import normalise, normalise_silu  # noqa: E402
 
-__all__ = ["adam_update", "affine", "attend", "convolve", "normalise", "normalise_silu", "silu_affine"]
+__all__ = ["adam_update", "add_arrays", "affine", "attend", "convolve", "join", "normalise", "normalise_silu", "silu_affine"]
 
 blas.keep_blas_to_one_thread()
 keep_freed_memory()

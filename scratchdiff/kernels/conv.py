@@ -5,6 +5,7 @@ im2col.py       every other convolution
 """
 
 import numpy as np
+from numba import njit, prange
 
 from scratchdiff.kernels import im2col, winograd
 from scratchdiff.kernels.memory import prepare
@@ -25,7 +26,7 @@ def convolve(x, w, b, s, pads):
             dw = im2col.weight_gradient(x, dy, w.shape, s, pads)
         if b is None:
             return dx, dw, None
-        db = sum_pixels(dy)
+        db = sum_pixels(dy.reshape(len(dy), dy.shape[1] * dy.shape[2], dy.shape[3]))
         return dx, dw, db if b.ndim == 2 else db.sum(0)
 
     return y, backward
@@ -55,10 +56,19 @@ def input_gradient(dy, w, x_shape, s, pads):
     return convolution(dy, turned, no_bias, 1, list(zip(before, after)))
 
 
+@njit(cache=True, parallel=True)
 def sum_pixels(dy):
-    """Σ_{i,j} dy[n,i,j]: (N, Cout). A product with a row of ones: BLAS adds up several times as fast as `sum`."""
-    N, H, W, C = dy.shape
-    return (np.ones((1, H * W), dy.dtype) @ dy.reshape(N, H * W, C))[:, 0]
+    """Σ_i dy[n,i] for the pixels i of each image: (N, Cout)."""
+    N, L, C = dy.shape
+    db = np.empty((N, C), dy.dtype)
+    for n in prange(N):
+        total = np.zeros(C)  # in float64, which is exact enough for an image of any size
+        for i in range(L):
+            pixel = dy[n, i]
+            for c in range(C):
+                total[c] += pixel[c]
+        db[n] = total
+    return db
 
 
 def winograd_pays(x_shape, w_shape, s):

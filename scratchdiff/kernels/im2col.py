@@ -56,10 +56,12 @@ def convolve_blocks(x, w, b, y, s, top, left, thread, threads):
             np.dot(rows, wm[tap * C : tap * C + rows.shape[1]], more if tap else out)
             if tap:
                 add_rows(out, more)
-        for row in range(len(out)):
-            pixel, bias = out[row], b[(first * Wo + row) // (Ho * Wo) % len(b)]
-            for d in range(Co):
-                pixel[d] += bias[d]
+        for line in range(first, last):
+            bias = b[line // Ho % len(b)]
+            for row in range((line - first) * Wo, (line - first + 1) * Wo):
+                pixel = out[row]
+                for d in range(Co):
+                    pixel[d] += bias[d]
 
 
 @njit(cache=True, parallel=True)

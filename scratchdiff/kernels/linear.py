@@ -125,16 +125,19 @@ def copy_columns(act, first, begin, out):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def activate(x, act):
-    """act = x σ(x)."""
-    x, act = x.reshape(-1), act.reshape(-1)
+    """act = x σ(x), row by row."""
     for i in range(len(x)):
-        act[i] = x[i] * logistic(x[i])
+        xi, out = x[i], act[i]
+        for c in range(len(xi)):
+            out[c] = xi[c] * logistic(xi[c])
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def times_slope(x, dx):
-    """dx ← dx (σ + x σ (1 − σ))."""
-    x, dx, one = x.reshape(-1), dx.reshape(-1), x.dtype.type(1)
+    """dx ← dx (σ + x σ (1 − σ)), row by row."""
+    one = x.dtype.type(1)
     for i in range(len(x)):
-        s = logistic(x[i])
-        dx[i] *= s * (one + x[i] * (one - s))
+        xi, out = x[i], dx[i]
+        for c in range(len(xi)):
+            s = logistic(xi[c])
+            out[c] *= s * (one + xi[c] * (one - s))

@@ -19,9 +19,17 @@ The gradient of x is a convolution again, with the filter turned by 180° and it
 The five finite points are 0, ±p, ±q with p = √½ and q = √2 (the sixth is infinity: the leading coefficient). With the
 usual 0, ±1, ±2 the entries of A and B are further apart, and float32 loses more: 9e-6 of the largest output instead of
 2e-6. Points in pairs make the matrices cheap: the even powers agree at z and −z and the odd ones change sign, so a pair
-of values is a sum and a difference of two parts. `apply_a`, `apply_at` and `apply_b` are written so; the matrices A and
-B above them are for reading, for G and for the tests.
+of values is a sum and a difference of two parts. `apply_a`, `apply_at`, `apply_b`, `apply_g` and `apply_gt` are written so;
+the matrices A, B and G above them are for reading and for the tests.
+
+The point at infinity enters only the last of the four outputs, and only it reads the sixth input. So where three outputs are
+wanted, five inputs and five products do, and the rest stays the same. A side of 7 pixels is cut into 4 + 3, one of 14 into
+4 + 4 + 3 + 3: tiles of three cost a little more for each output, but tiles of four would hang over the edge.
 """
+
+import functools
+from itertools import product
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -59,7 +67,7 @@ G = evaluation(3) / np.array([np.prod(p - others) for p, others in zip(POINTS, O
 @njit(fastmath={"contract"})
 def apply_b(d0, d1, d2, d3, d4, d5, k):
     """B d, as z(z ± p)(z² − q²) = (z⁴ − q² z²) ± p (z³ − q² z), and with p and q changing places."""
-    p, q, half, two, mid = k
+    p, q, half, two, mid, _, _, _ = k
     even_p, odd_p = d4 - two * d2, p * (d3 - two * d1)
     even_q, odd_q = d4 - half * d2, q * (d3 - half * d1)
     return d0 - mid * d2 + d4, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, d1 - mid * d3 + d5
@@ -68,7 +76,7 @@ def apply_b(d0, d1, d2, d3, d4, d5, k):
 @njit(fastmath={"contract"})
 def apply_a(y0, y1, y2, y3, k):
     """A y: the polynomial with coefficients y at the six points."""
-    p, q, half, two, mid = k
+    p, q, half, two, _, _, _, _ = k
     even_p, odd_p = y0 + half * y2, p * (y1 + half * y3)
     even_q, odd_q = y0 + two * y2, q * (y1 + two * y3)
     return y0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, y3
@@ -77,14 +85,32 @@ def apply_a(y0, y1, y2, y3, k):
 @njit(fastmath={"contract"})
 def apply_at(m0, m1, m2, m3, m4, m5, k):
     """Aᵀ m: entry i is Σ_j p_jⁱ m_j."""
-    p, q, half, two, mid = k
+    p, q, half, two, _, _, _, _ = k
     even_p, odd_p, even_q, odd_q = m1 + m2, p * (m1 - m2), m3 + m4, q * (m3 - m4)
     return m0 + even_p + even_q, odd_p + odd_q, half * even_p + two * even_q, half * odd_p + two * odd_q + m5
 
 
+@njit(fastmath={"contract"})
+def apply_g(w0, w1, w2, k):
+    """G w: the polynomial with coefficients w at the six points, over the denominators."""
+    p, q, half, two, _, at_0, at_p, at_q = k
+    even_p, odd_p = at_p * (w0 + half * w2), at_p * p * w1
+    even_q, odd_q = at_q * (w0 + two * w2), at_q * q * w1
+    return at_0 * w0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, w2
+
+
+@njit(fastmath={"contract"})
+def apply_gt(u0, u1, u2, u3, u4, u5, k):
+    """Gᵀ u."""
+    p, q, half, two, _, at_0, at_p, at_q = k
+    even_p, odd_p, even_q, odd_q = at_p * (u1 + u2), at_p * p * (u1 - u2), at_q * (u3 + u4), at_q * q * (u3 - u4)
+    return at_0 * u0 + even_p + even_q, odd_p + odd_q, half * even_p + two * even_q + u5
+
+
+@functools.cache
 def constants(dtype):
-    """What the three take as k, in the dtype of the numbers they work on."""
-    return tuple(dtype.type(value) for value in (P, Q, P * P, Q * Q, P * P + Q * Q))
+    """What the five take as k, in the dtype of the numbers they work on."""
+    return tuple(dtype.type(value) for value in (P, Q, P * P, Q * Q, P * P + Q * Q, G[0, 0], G[1, 0], G[3, 0]))
 
 
 def convolution(x, w, b, pads):
@@ -92,41 +118,101 @@ def convolution(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    U = both_sides(G.astype(x.dtype), w)
-    convolve_parallel(x, U, b, y, top, left, constants(x.dtype), *share_out(y, C))
+    U, k = np.empty((6, 6, *w.shape[2:]), x.dtype), constants(x.dtype)
+    transform_filter(w, U, k)
+    for plan, shares in plans(y.shape, C, numba.get_num_threads()):
+        convolve_parallel(x, U, b, y, top, left, k, plan, shares)
     return y
 
 
 def weight_gradient(x, dy, pads):
     """dw of that convolution."""
     C, Co = x.shape[3], dy.shape[3]
-    dU = np.zeros((numba.get_num_threads(), 6, 6, C, Co), x.dtype)
-    gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], constants(x.dtype), *share_out(dy, C))
-    return both_sides(G.T.astype(x.dtype), dU.sum(0))
+    threads, k = numba.get_num_threads(), constants(x.dtype)
+    dU, dw = np.empty((threads, 6, 6, C, Co), x.dtype), np.empty((3, 3, C, Co), x.dtype)
+    for i, (plan, shares) in enumerate(plans(dy.shape, C, threads)):
+        gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], k, plan, shares, i == 0)
+    transform_filter_back(dU, dw, k)
+    return dw
 
 
-def both_sides(m, a):
-    """m a mᵀ in the first two axes of a (k, k, Cin, Cout)."""
-    n, k = m.shape
-    rows = (m @ a.reshape(k, -1)).reshape(n, k, -1)
-    return (m @ rows).reshape(n, n, *a.shape[2:])
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
+def transform_filter(w, U, k):
+    """U = G w Gᵀ, the rows of a filter first."""
+    for c in prange(w.shape[2]):
+        half = np.empty((6, 3, w.shape[3]), w.dtype)
+        for v in range(3):
+            for d in range(w.shape[3]):
+                h = apply_g(w[0, v, c, d], w[1, v, c, d], w[2, v, c, d], k)
+                half[0, v, d], half[1, v, d], half[2, v, d], half[3, v, d], half[4, v, d], half[5, v, d] = h
+        for i in range(6):
+            for d in range(w.shape[3]):
+                u = apply_g(half[i, 0, d], half[i, 1, d], half[i, 2, d], k)
+                U[i, 0, c, d], U[i, 1, c, d], U[i, 2, c, d], U[i, 3, c, d], U[i, 4, c, d], U[i, 5, c, d] = u
 
 
-def share_out(y, C):
-    """How the work on y is cut up: (run, across, down, group), and the shares of the threads. C: channels of x.
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
+def transform_filter_back(parts, dw, k):
+    """dw = Gᵀ dU G, where dU is the sum of the parts that the threads made."""
+    for c in prange(dw.shape[2]):
+        dU, half = np.zeros((6, 6, dw.shape[3]), dw.dtype), np.empty((3, 6, dw.shape[3]), dw.dtype)
+        for part in range(len(parts)):
+            for i in range(6):
+                for j in range(6):
+                    for d in range(dw.shape[3]):
+                        dU[i, j, d] += parts[part, i, j, c, d]
+        for j in range(6):
+            for d in range(dw.shape[3]):
+                h = apply_gt(dU[0, j, d], dU[1, j, d], dU[2, j, d], dU[3, j, d], dU[4, j, d], dU[5, j, d], k)
+                half[0, j, d], half[1, j, d], half[2, j, d] = h
+        for u in range(3):
+            for d in range(dw.shape[3]):
+                h = half[u]
+                g = apply_gt(h[0, d], h[1, d], h[2, d], h[3, d], h[4, d], h[5, d], k)
+                dw[u, 0, c, d], dw[u, 1, c, d], dw[u, 2, c, d] = g
 
-    A strip is `run` tiles side by side, `across` strips make a row of tiles, `down` of those an image; `group` strips are
-    worked on together. Thread i does strips shares[i]..shares[i+1]−1."""
-    N, Ho, Wo, Co = y.shape
-    tiles, down = -(-Wo // 4), -(-Ho // 4)
-    widest = max(C, Co)
-    across = -(-tiles // max(1, (STRIP // widest - 2) // 4))
-    run = -(-tiles // across)
-    across = -(-tiles // run)
-    threads = numba.get_num_threads()
-    shares = np.arange(threads + 1) * (N * across * down) // threads
-    tiles = min(TILES, PLANE // widest, quick_rows(C * Co))
-    return (run, across, down, max(1, tiles // run)), shares
+
+class Plan(NamedTuple):
+    """How the work on a rectangle of the output is cut up. Its tiles have `height` × `width` outputs, 4 or 3.
+
+    A strip is `run` tiles side by side, `across` strips make a row of tiles, `down` of those fill the rectangle, whose
+    first row of pixels is `top` and whose columns are left..end−1; `group` strips are worked on together."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    end: int
+    run: int
+    across: int
+    down: int
+    group: int
+
+
+def spans(size):
+    """How a side of the output is cut into tiles: [(outputs of a tile, first pixel, tiles)], with the fewest products."""
+    cuts = [(max(0, -(-(size - 3 * threes) // 4)), threes) for threes in range(4)]
+    fours, threes = min(cuts, key=lambda cut: 6 * cut[0] + 5 * cut[1])
+    return [span for span in ((4, 0, fours), (3, 4 * fours, threes)) if span[2]]
+
+
+@functools.lru_cache(1000)
+def plans(y_shape, C, threads):
+    """For each rectangle of tiles of one size: its Plan, and the strips of each thread, shares[i]..shares[i+1]−1 for thread
+    i. C: channels of x."""
+    N, Ho, Wo, Co = y_shape
+    widest, cut = max(C, Co), []
+    for (height, top, down), (width, left, tiles) in product(spans(Ho), spans(Wo)):
+        across = -(-tiles // max(1, (STRIP // widest - 2) // width))
+        run = -(-tiles // across)
+        across = -(-tiles // run)
+        strips = N * across * down
+        most = max(1, min(TILES, PLANE // widest, quick_rows(C * Co)) // run)
+        groups = max(1, -(-strips // (threads * most)))  # of each thread, and as even as can be
+        group = max(1, -(-strips // (threads * groups)))
+        plan = Plan(height, width, top, left, min(Wo, left + width * tiles), run, across, down, group)
+        cut.append((plan, np.arange(threads + 1) * strips // threads))
+    return cut
 
 
 @njit(cache=True, parallel=True)
@@ -138,43 +224,43 @@ def convolve_parallel(x, U, b, y, top, left, k, plan, shares):
 
 @njit(cache=True)
 def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
-    """Strips begin..end−1, a group at a time: tiles into V, 36 products M = V U, tiles out."""
-    run, _, _, group = plan
+    """Strips begin..end−1, a group at a time: tiles into V, a product M = V U for each place of a tile, tiles out."""
     C, Co = U.shape[2:]
     V, M, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(24 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
-    for first in range(begin, end, group):
-        last = min(first + group, end)
-        tiles = (last - first) * run
-        tiles_in(x, top, left, 6, k, V, plan, first, last, half, zeros)
-        for i in range(6):
-            for j in range(6):
+    for first in range(begin, end, plan.group):
+        last = min(first + plan.group, end)
+        tiles = (last - first) * plan.run
+        tiles_in(x, top, left, x.shape[2], 2, k, V, plan, first, last, half, zeros)
+        for i in range(plan.height + 2):
+            for j in range(plan.width + 2):
                 np.dot(matrix(V, i, j, tiles, C), U[i, j], matrix(M, i, j, tiles, Co))
         tiles_out(M, b, k, y, plan, first, last, half)
 
 
 @njit(cache=True, parallel=True)
-def gradient_parallel(x, dy, dU, top, left, k, plan, shares):
-    """dU[i] = Vᵀ dM over the strips of thread i; their sum is dU."""
+def gradient_parallel(x, dy, dU, top, left, k, plan, shares, begin):
+    """dU[i] += Vᵀ dM over the strips of thread i, from zero if we `begin`; their sum is dU."""
     for i in prange(len(shares) - 1):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
+        if begin:
+            dU[i] = 0
         gradient_strips(x, dy, dU[i], top, left, k, plan, shares[i], shares[i + 1])
 
 
 @njit(cache=True)
 def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
     """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
-    run, _, _, group = plan
     C, Co = dU.shape[2:]
     V, dM, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(6 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     product = np.empty((C, Co), x.dtype)
-    for first in range(begin, end, group):
-        last = min(first + group, end)
-        tiles = (last - first) * run
-        tiles_in(x, top, left, 6, k, V, plan, first, last, half, zeros)
-        tiles_in(dy, 0, 0, 4, k, dM, plan, first, last, half, zeros)
-        for i in range(6):
-            for j in range(6):
+    for first in range(begin, end, plan.group):
+        last = min(first + plan.group, end)
+        tiles = (last - first) * plan.run
+        tiles_in(x, top, left, x.shape[2], 2, k, V, plan, first, last, half, zeros)
+        tiles_in(dy, 0, 0, plan.end, 0, k, dM, plan, first, last, half, zeros)
+        for i in range(plan.height + 2):
+            for j in range(plan.width + 2):
                 np.dot(matrix(V, i, j, tiles, C).T, matrix(dM, i, j, tiles, Co), product)
                 add_rows(dU[i, j], product)
 
@@ -189,8 +275,9 @@ def matrix(V, i, j, tiles, C):
 @njit(cache=True, error_model="numpy")
 def place(strip, plan):
     """(image, first line of pixels, first column) of a strip's outputs."""
-    run, across, down, _ = plan
-    return strip // (across * down), 4 * (strip // across % down), 4 * run * (strip % across)
+    row, column = strip // plan.across % plan.down, strip % plan.across
+    n = strip // (plan.across * plan.down)
+    return n, plan.top + plan.height * row, plan.left + plan.width * plan.run * column
 
 
 @njit(cache=True)
@@ -205,24 +292,25 @@ def line(x, n, r, begin, end, zeros):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def tiles_in(x, top, left, size, k, V, plan, first, last, half, zeros):
-    """V = B d Bᵀ of the 6 × 6 tiles d (size 6), or A d Aᵀ of the 4 × 4 ones (size 4), of strips first..last−1: 4 pixels
-    apart, zero outside the image."""
+def tiles_in(x, top, left, end, more, k, V, plan, first, last, half, zeros):
+    """V = B d Bᵀ of the tiles d of x that strips first..last−1 read (more = 2 pixels more than they have outputs each way),
+    or A d Aᵀ of as many pixels as outputs (more = 0). Zero outside the image, and from column `end` on."""
     N, H, W, C = x.shape
     lines = x.reshape(N, H, W * C)
-    run = plan[0]
+    run, rows, columns = plan.run, plan.height + more, plan.width + more
     for strip in range(first, last):
         n, r, c = place(strip, plan)
         r, c = r - top, c - left
-        width = 4 * run + size - 4
+        width = plan.width * run + more
         inside = min(max(0, -c), width)
-        outside = max(inside, min(width, W - c))  # columns inside..outside−1 of the strip are in the image
+        outside = max(inside, min(width, end - c))  # columns inside..outside−1 of the strip are in the image
         a, b = (c + inside) * C, (c + outside) * C
         h = half[inside * C :]
-        s0, s1 = line(lines, n, r, a, b, zeros), line(lines, n, r + 1, a, b, zeros)
-        s2, s3 = line(lines, n, r + 2, a, b, zeros), line(lines, n, r + 3, a, b, zeros)
-        if size == 6:
-            s4, s5 = line(lines, n, r + 4, a, b, zeros), line(lines, n, r + 5, a, b, zeros)
+        s0, s1, s2 = line(lines, n, r, a, b, zeros), line(lines, n, r + 1, a, b, zeros), line(lines, n, r + 2, a, b, zeros)
+        s3 = line(lines, n, r + 3, a, b, zeros) if rows > 3 else zeros
+        if more:
+            s4 = line(lines, n, r + 4, a, b, zeros)
+            s5 = line(lines, n, r + 5, a, b, zeros) if rows > 5 else zeros
             for e in range(b - a):
                 h[e], h[LINE + e], h[2 * LINE + e], h[3 * LINE + e], h[4 * LINE + e], h[5 * LINE + e] = apply_b(
                     s0[e], s1[e], s2[e], s3[e], s4[e], s5[e], k
@@ -232,16 +320,17 @@ def tiles_in(x, top, left, size, k, V, plan, first, last, half, zeros):
                 h[e], h[LINE + e], h[2 * LINE + e], h[3 * LINE + e], h[4 * LINE + e], h[5 * LINE + e] = apply_a(
                     s0[e], s1[e], s2[e], s3[e], k
                 )
-        for i in range(6):
+        for i in range(plan.height + 2):
             half[i * LINE : i * LINE + inside * C] = 0
             half[i * LINE + outside * C : i * LINE + width * C] = 0
-        for i in range(6):
             for t in range(run):
-                g0 = half[i * LINE + 4 * t * C : i * LINE + (4 * t + size) * C]
-                g1, g2, g3 = g0[C:], g0[2 * C :], g0[3 * C :]
+                g0 = half[i * LINE + plan.width * t * C : i * LINE + (plan.width * t + columns) * C]
+                g1, g2 = g0[C:], g0[2 * C :]
+                g3 = g0[3 * C :] if columns > 3 else zeros
                 v = V[6 * i * PLANE + ((strip - first) * run + t) * C :]
-                if size == 6:
-                    g4, g5 = g0[4 * C :], g0[5 * C :]
+                if more:
+                    g4 = g0[4 * C :]
+                    g5 = g0[5 * C :] if columns > 5 else zeros
                     for e in range(C):
                         v[e], v[PLANE + e], v[2 * PLANE + e], v[3 * PLANE + e], v[4 * PLANE + e], v[5 * PLANE + e] = apply_b(
                             g0[e], g1[e], g2[e], g3[e], g4[e], g5[e], k
@@ -256,12 +345,12 @@ def tiles_in(x, top, left, size, k, V, plan, first, last, half, zeros):
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def tiles_out(M, b, k, y, plan, first, last, half):
     """y = Aᵀ M A + b for the tiles of strips first..last−1, as much of them as lies inside y."""
-    N, H, W, C = y.shape
-    run = plan[0]
-    waste = np.empty(C, y.dtype)  # where pixels outside y go
+    N, H, _, C = y.shape
+    run = plan.run
+    waste = np.empty(C, y.dtype)  # where pixels outside the strip's rectangle go
     for strip in range(first, last):
         n, r, c0 = place(strip, plan)
-        for j in range(6):
+        for j in range(plan.width + 2):
             m = M[j * PLANE + (strip - first) * run * C :]
             h = half[j * LINE :]
             for e in range(run * C):
@@ -269,16 +358,16 @@ def tiles_out(M, b, k, y, plan, first, last, half):
                     m[e], m[6 * PLANE + e], m[12 * PLANE + e], m[18 * PLANE + e], m[24 * PLANE + e], m[30 * PLANE + e], k
                 )
         bias = b[n % len(b)]
-        for i in range(min(4, H - r)):
+        for i in range(min(plan.height, H - r)):
             for t in range(run):
-                c = c0 + 4 * t
-                if c >= W:
+                c = c0 + plan.width * t
+                if c >= plan.end:
                     break
                 g = half[6 * i * LINE + t * C :]
                 y0 = y[n, r + i, c]
-                y1 = y[n, r + i, c + 1] if c + 1 < W else waste
-                y2 = y[n, r + i, c + 2] if c + 2 < W else waste
-                y3 = y[n, r + i, c + 3] if c + 3 < W else waste
+                y1 = y[n, r + i, c + 1] if c + 1 < plan.end else waste
+                y2 = y[n, r + i, c + 2] if c + 2 < plan.end else waste
+                y3 = y[n, r + i, c + 3] if plan.width > 3 and c + 3 < plan.end else waste
                 for e in range(C):  # two pixels at a time: the compiler gives up on proving four apart
                     z0, _, z2, _ = apply_at(
                         g[e], g[LINE + e], g[2 * LINE + e], g[3 * LINE + e], g[4 * LINE + e], g[5 * LINE + e], k

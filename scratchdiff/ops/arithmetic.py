@@ -5,7 +5,7 @@ Broadcasting copies an entry to many places, so its gradient is the sum over tho
 
 import numpy as np
 
-from scratchdiff.autograd import Tensor, op
+from scratchdiff.autograd import Tensor, add_arrays, op
 from scratchdiff.checks import require
 
 
@@ -30,7 +30,7 @@ def broadcast(name: str, f, a, b) -> np.ndarray:
 @op
 def add(a, b):
     """y = a + b. Shapes that broadcast, or ValueError (as for `sub`, `mul`, `div`)."""
-    return broadcast("add", np.add, a, b), lambda dy: (unbroadcast(dy, a), unbroadcast(dy, b))
+    return broadcast("add", add_arrays, a, b), lambda dy: (unbroadcast(dy, a), unbroadcast(dy, b))
 
 
 @op

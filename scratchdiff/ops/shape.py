@@ -4,6 +4,7 @@ import numpy as np
 
 from scratchdiff.autograd import Tensor, op
 from scratchdiff.checks import require, require_positive_integers
+from scratchdiff.kernels import kernel
 
 
 @op
@@ -44,11 +45,18 @@ def _concat(*xs, axis):
     a = axis % max(1, xs[0].ndim) if xs else 0
     fits = xs and -xs[0].ndim <= axis < xs[0].ndim and len({(len(s), s[:a], s[a + 1 :]) for s in shapes}) == 1
     require(fits, f"concat: shapes {shapes} do not join along axis {axis}")
+    return join(xs, a)
+
+
+@kernel
+def join(xs, axis):
+    """The arrays xs one after the other along `axis`; the gradient is cut where they meet."""
+    sizes = [x.shape[axis] for x in xs]
 
     def backward(dy):
-        return tuple(np.split(dy, np.cumsum([s[a] for s in shapes[:-1]]), axis=a))
+        return tuple(np.split(dy, np.cumsum(sizes[:-1]), axis))
 
-    return np.concatenate(xs, axis=a), backward
+    return np.concatenate(xs, axis), backward
 
 
 def concat(xs, axis=-1):

@@ -52,17 +52,22 @@ def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
     """The products, and the transforms of x to V and between M and y; and how many groups of tiles are multiplied at a time.
 
     For each tile and channel a transform goes over the tile's 24 numbers (four columns of six lines), the 24 that are half
-    transformed, written and read, and the 36 of V or M, written and read. It has 140 operations, each as long as two flops
-    of a product, where a multiplication and an addition are one instruction."""
+    transformed, written and read, and the 36 of V or M, written and read. (For a tile of 3 × 3 outputs these are 15, 15 and
+    25.) It has 140 operations, each as long as two flops of a product, where a multiplication and an addition are one
+    instruction."""
+    import numba
+
     from scratchdiff.kernels import winograd
 
-    (run, across, down, group), shares = winograd.share_out(y, C)
-    strips = len(y) * across * down
-    groups, tiles = math.ceil(strips / group), strips * run  # with the tiles that hang over the edge
-    rows = min(group, math.ceil(strips / (len(shares) - 1))) * run
-    cost = Counter(products(rows, C, Co, 36 * tiles / rows))
-    cost.update(near=4 * (24 + 2 * 24 + 2 * 36) * tiles * (C + Co), far=x.nbytes + y.nbytes)
-    cost.update(flops=2 * 140 * tiles * (C + Co))
+    cost, groups = Counter(far=x.nbytes + y.nbytes), 0
+    for plan, shares in winograd.plans(y.shape, C, numba.get_num_threads()):
+        strips = int(shares[-1])
+        tiles, places = strips * plan.run, (plan.height + 2) * (plan.width + 2)  # with the tiles that hang over the edge
+        half = plan.width * (plan.height + 2)
+        rows = min(plan.group, math.ceil(strips / (len(shares) - 1))) * plan.run
+        cost.update(products(rows, C, Co, places * tiles / rows))
+        cost.update(near=4 * (3 * half + 2 * places) * tiles * (C + Co), flops=2 * 140 * places / 36 * tiles * (C + Co))
+        groups += math.ceil(strips / plan.group) * places / 36
     return cost, groups
 
 
@@ -70,7 +75,7 @@ def winograd_convolution(x, w, b, pads, y) -> dict:
     C, Co = w.shape[2:]
     cost, groups = winograd_both_ways(x, y, C, Co)
     cost.update(near=groups * 4 * 36 * C * Co)  # every group reads the filters
-    cost.update(alone=4 * (9 + 2 * 18 + 36) * C * Co)  # U = G w Gᵀ: 3 × 3, then 6 × 3, then 6 × 6 numbers
+    cost.update(far=4 * (9 + 36) * C * Co)  # U = G w Gᵀ
     return cost
 
 
@@ -78,7 +83,7 @@ def winograd_weight_gradient(x, dy, pads, dw) -> dict:
     C, Co = dw.shape[2:]
     cost, groups = winograd_both_ways(x, dy, C, Co)
     cost.update(near=groups * 4 * 4 * 36 * C * Co)  # every group's product is written, and added to the sum
-    cost.update(alone=4 * (2 * 36 + 36 + 2 * 18 + 9) * C * Co)  # the threads' sums, then dw = Gᵀ dU G
+    cost.update(far=4 * (2 * 36 + 9) * C * Co)  # dw = Gᵀ dU G of the threads' sum
     return cost
 
 
@@ -113,7 +118,7 @@ def input_gradient(dy, w, x_shape, s, pads, dx) -> dict:
 
 
 def sum_pixels(dy, db) -> dict:
-    return dict(alone=dy.nbytes)
+    return dict(far=dy.nbytes)
 
 
 def adam_update(p, g, m, v, *settings_and_none) -> dict:
@@ -157,7 +162,7 @@ def op_cost(record, dy, grads) -> dict:
         return dict(flops=flops, near=4 * 8 * scores, far=moved)
     if record.name in ("linear", "silu_linear"):
         return dict(flops=(2 if forward else 4) * x.size * args[1].shape[1], far=moved)
-    return dict(alone=moved)
+    return {"far" if record.name in ("add", "_concat") else "alone": moved}
 
 
 def count(step) -> Counter:
@@ -176,7 +181,7 @@ def count(step) -> Counter:
             total.update(cost)
             total["direct"] += cost.get("flops", 0) if record.name == "attention" else 0
         if grads is not None:  # where there is a gradient already, the new one is added
-            total["alone"] += sum(3 * x.grad.nbytes for x in record.args if getattr(x, "grad", None) is not None)
+            total["far"] += sum(3 * x.grad.nbytes for x in record.args if getattr(x, "grad", None) is not None)
 
     def heard(function, cost):
         def run(*args):

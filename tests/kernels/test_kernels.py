@@ -22,6 +22,8 @@ CONVOLUTIONS = {  # N, H, W, Cin, kh, kw, Cout, stride, pads
     "3x3 wide uneven padding": (2, 7, 6, 9, 3, 3, 17, 1, ((0, 2), (2, 1))),
     "3x3 wide one pixel": (1, 1, 1, 16, 3, 3, 16, 1, ((1, 1), (1, 1))),
     "3x3 wide many images": (37, 7, 7, 32, 3, 3, 32, 1, ((1, 1), (1, 1))),
+    "3x3 wide, tiles of four and of three": (5, 14, 13, 20, 3, 3, 16, 1, ((1, 1), (1, 1))),
+    "3x3 wide, strips that hang over their rectangle": (1, 7, 31, 160, 3, 3, 160, 1, ((1, 1), (1, 1))),
     "3x3 no images": (0, 6, 6, 16, 3, 3, 16, 1, ((1, 1), (1, 1))),
     "3x3 from one channel": (3, 9, 8, 1, 3, 3, 16, 1, ((1, 1), (1, 1))),
     "3x3 to one channel": (3, 9, 8, 16, 3, 3, 1, 1, ((1, 1), (1, 1))),
@@ -116,7 +118,7 @@ def assert_close(got, want, dtype):
 
 
 def test_every_marked_function_has_a_twin_and_a_case_here():
-    assert set(FORMULAS) == set(compiled.__all__) == {*CASES, "adam_update"}
+    assert set(FORMULAS) == set(compiled.__all__) == {*CASES, "adam_update", "add_arrays", "join"}
 
 
 @dtypes
@@ -163,6 +165,25 @@ def test_both_steps_of_adam_move_a_parameter_in_place_whatever_its_memory_order(
         np.testing.assert_allclose(p, start - 0.1, rtol=1e-6)  # Adam's first step has the length lr
         moved.append(p)
     np.testing.assert_allclose(moved[0], moved[1], rtol=1e-14)
+
+
+LARGE = 400, 30, 40  # entries for two threads
+
+
+@pytest.mark.parametrize("a_shape, b_shape", ((LARGE, LARGE), (LARGE, (40,)), ((3, 4), (3, 4)), ((), LARGE)))
+def test_a_compiled_sum_of_arrays_equals_that_of_numpy_bit_for_bit(a_shape, b_shape):
+    a, b = (np.random.default_rng(seed).standard_normal(shape) for seed, shape in enumerate((a_shape, b_shape)))
+    np.testing.assert_array_equal(compiled.add_arrays(a, b), a + b)
+    np.testing.assert_array_equal(compiled.add_arrays(1.5, b), 1.5 + b)
+
+
+@pytest.mark.parametrize("axis", (0, 1, 2))
+@pytest.mark.parametrize("lengths", ((40, 3), (17,), (20, 0, 30), (1, 1, 1)))
+def test_a_compiled_join_and_its_gradients_equal_those_of_numpy_bit_for_bit(axis, lengths):
+    rng = np.random.default_rng(0)
+    xs = [rng.standard_normal(LARGE[:axis] + (n,) + LARGE[axis + 1 :]) for n in lengths]
+    for got, want in zip(outputs(compiled.join, (xs, axis)), outputs(FORMULAS["join"], (xs, axis)), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_attention_to_scores_of_a_thousand_does_not_overflow():
@@ -225,15 +246,27 @@ def test_winograds_matrices_turn_a_filter_of_three_taps_into_six_products():
     np.testing.assert_allclose(y, np.correlate(d, w), rtol=1e-13)
 
 
-@pytest.mark.parametrize("name, apply, n", (("A", winograd.apply_a, 4), ("B", winograd.apply_b, 6)))
+@pytest.mark.parametrize("name, apply, n", (("A", winograd.apply_a, 4), ("B", winograd.apply_b, 6),
+                                             ("G", winograd.apply_g, 3)))  # fmt: skip
 def test_winograds_shortcuts_equal_its_matrices(name, apply, n):
     d, k = np.random.default_rng(0).standard_normal(n), winograd.constants(np.dtype(np.float64))
     np.testing.assert_allclose(apply(*d, k), getattr(winograd, name) @ d, rtol=1e-14)
 
 
-def test_winograds_shortcut_out_equals_its_matrix():
+def test_winograds_shortcuts_out_equal_their_matrices():
     m, k = np.random.default_rng(0).standard_normal(6), winograd.constants(np.dtype(np.float64))
     np.testing.assert_allclose(winograd.apply_at(*m, k), winograd.A.T @ m, rtol=1e-14)
+    np.testing.assert_allclose(winograd.apply_gt(*m, k), winograd.G.T @ m, rtol=1e-13)
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_tiles_of_four_and_three_cover_a_side_with_the_fewest_products(size):
+    spans = winograd.spans(size)
+    covered = [outputs for outputs, _, tiles in spans for _ in range(tiles)]
+    assert [first for _, first, _ in spans] == [sum(m for m in covered if m > outputs) for outputs, *_ in spans]
+    assert sum(covered) >= size
+    others = [6 * fours + 5 * threes for fours in range(11) for threes in range(14) if 4 * fours + 3 * threes >= size]
+    assert sum(m + 2 for m in covered) == min(others)
 
 
 @pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if name.startswith("3x3") and "stride" not in name])
