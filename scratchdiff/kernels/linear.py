@@ -125,19 +125,16 @@ def copy_columns(act, first, begin, out):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def activate(x, act):
-    """act = x σ(x), row by row."""
+    """act = x σ(x)."""
+    x, act = x.reshape(-1), act.reshape(-1)
     for i in range(len(x)):
-        xi, out = x[i], act[i]
-        for c in range(len(xi)):
-            out[c] = xi[c] * logistic(xi[c])
+        act[i] = x[i] * logistic(x[i])
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def times_slope(x, dx):
-    """dx ← dx (σ + x σ (1 − σ)), row by row."""
-    one = x.dtype.type(1)
+    """dx ← dx (σ + x σ (1 − σ))."""
+    x, dx, one = x.reshape(-1), dx.reshape(-1), x.dtype.type(1)
     for i in range(len(x)):
-        xi, out = x[i], dx[i]
-        for c in range(len(xi)):
-            s = logistic(xi[c])
-            out[c] *= s * (one + xi[c] * (one - s))
+        s = logistic(x[i])
+        dx[i] *= s * (one + x[i] * (one - s))
