@@ -1,9 +1,9 @@
 """What does a training step cost, and why?   python tests/benchmarks/cost.py '{"batch": 64, "ch": 48}'   (a minute)
 
-While a step runs we count its products, the bytes that it moves and its calls, and divide each by what the machine does of
-it in a second:
+While a step runs we count its products, the bytes that it moves and its calls. Each count is divided by its speed, which is
+how much of it the machine does in a second:
 
-    seconds = Σ counted / speed = flops/rate + near/bandwidth + far/bandwidth' + ... + calls · latency
+    seconds = Σ count/speed,    over the six counts
 
 flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
 near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
@@ -12,8 +12,8 @@ alone   the same by NumPy's own functions, with one thread: sums, concatenations
 copied  bytes of the weights in large products, which OpenBLAS first copies into another order: wide networks
 calls   of ops (forward and backward), of convolution's kernels, and of Adam for each parameter
 
-The machine's six figures come from benchmarks of their own: two products, three copies, and a step of a network so small
-that it is nothing but calls. The argument is what differs from the yardstick, as JSON. `scaling.py` tests the prediction.
+The six speeds come from benchmarks of their own: two products, three copies, and a step of a network so small that it is
+nothing but calls. The argument is what differs from the yardstick, as JSON. `scaling.py` tests the prediction.
 """
 
 import argparse
@@ -269,7 +269,8 @@ def measure_machine() -> dict:
 
     flops = threads * 36 * 2 * 128 * 64**2 / multiplying(128, 64, 64)
     copying = multiplying(128, 256, 4) - threads * 36 * 2 * 128 * 256**2 / flops
-    near, far = np.ones((2, threads, 2**18), np.float32), np.ones((2, threads, 2**25 // threads), np.float32)
+    near = np.ones((2, threads, 2**18), np.float32)  # a megabyte stays in a thread's cache
+    far = np.ones((2, threads, 2**25 // threads), np.float32)  # 134 do not
     return dict(
         flops=flops,
         near=100 * near.nbytes / seconds_of(copy, *near, 100),
