@@ -8,8 +8,8 @@ how much of it the machine does in a second:
 flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
 near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
 far     bytes of whole arrays, from memory and to it, by the kernels, with all threads
-alone   the same by NumPy's own functions, with one thread: sums, concatenations, the transforms of Winograd's filters
-copied  bytes of the weights in large products, which OpenBLAS first copies into another order: wide networks
+alone   the same by NumPy's own functions, with one thread: upsampling, turning a filter
+copied  bytes of the factors of large products, which OpenBLAS first copies into another order: wide networks
 calls   of ops (forward and backward), of convolution's kernels, and of Adam for each parameter
 
 The six speeds come from benchmarks of their own: two products, three copies, and a step of a network so small that it is
@@ -41,15 +41,16 @@ TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of 
 # %% What the kernels do: each function takes a kernel's arguments and its result, and returns the counts of that call
 
 
-def products(rows, k, m, times) -> dict:
-    """`times` products of (rows, k) matrices with (k, m) weights."""
+def products(n, k, m, times) -> dict:
+    """`times` products of (n, k) with (k, m) matrices."""
     from scratchdiff.kernels.products import QUICK_PRODUCT
 
-    return dict(flops=2 * rows * k * m * times, copied=4 * k * m * times if rows * k * m > QUICK_PRODUCT else 0)
+    return dict(flops=2 * n * k * m * times, copied=4 * (n * k + k * m) * times if n * k * m > QUICK_PRODUCT else 0)
 
 
-def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
-    """The products, and the transforms of x to V and between M and y; and how many groups of tiles are multiplied at a time.
+def winograd_both_ways(x, y, C, Co, gradient=False) -> tuple[Counter, int]:
+    """The products V U or Vᵀ dM, and the transforms of x to V and between M and y; and how many groups of tiles are
+    multiplied at a time.
 
     For each tile and channel a transform goes over the tile's 24 numbers (four columns of six lines), the 24 that are half
     transformed, written and read, and the 36 of V or M, written and read. (For a tile of 3 × 3 outputs these are 15, 15 and
@@ -65,7 +66,7 @@ def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
         tiles, places = strips * plan.run, (plan.height + 2) * (plan.width + 2)  # with the tiles that hang over the edge
         half = plan.width * (plan.height + 2)
         rows = min(plan.group, math.ceil(strips / (len(shares) - 1))) * plan.run
-        cost.update(products(rows, C, Co, places * tiles / rows))
+        cost.update(products(*(C, rows) if gradient else (rows, C), Co, places * tiles / rows))
         cost.update(near=4 * (3 * half + 2 * places) * tiles * (C + Co), flops=2 * 140 * places / 36 * tiles * (C + Co))
         groups += math.ceil(strips / plan.group) * places / 36
     return cost, groups
@@ -81,21 +82,21 @@ def winograd_convolution(x, w, b, pads, y) -> dict:
 
 def winograd_weight_gradient(x, dy, pads, dw) -> dict:
     C, Co = dw.shape[2:]
-    cost, groups = winograd_both_ways(x, dy, C, Co)
+    cost, groups = winograd_both_ways(x, dy, C, Co, gradient=True)
     cost.update(near=groups * 4 * 4 * 36 * C * Co)  # every group's product is written, and added to the sum
     cost.update(far=4 * (2 * 36 + 9) * C * Co)  # dw = Gᵀ dU G of the threads' sum
     return cost
 
 
-def im2col_both_ways(x, y, w_shape) -> tuple[Counter, int, int]:
-    """The products, and the windows laid out and read again (a 1 × 1 window is the image itself); in how many blocks of
-    rows, and in how many pieces of the window."""
+def im2col_both_ways(x, y, w_shape, gradient=False) -> tuple[Counter, int, int]:
+    """The products cols w or colsᵀ dy, and the windows laid out and read again (a 1 × 1 window is the image itself); in how
+    many blocks of rows, and in how many pieces of the window."""
     from scratchdiff.kernels import im2col
 
     kh, kw, C, Co = w_shape
     (lines, taps), outputs = im2col.block(w_shape, y.shape[2]), y[..., 0].size
-    rows = lines * y.shape[2]
-    cost = Counter(products(rows, taps * C, Co, outputs * kh * kw / (rows * taps)))
+    rows, width = lines * y.shape[2], taps * C
+    cost = Counter(products(*(width, rows) if gradient else (rows, width), Co, outputs * kh * kw / (rows * taps)))
     cost.update(near=0 if kh == kw == 1 and x.shape[:3] == y.shape[:3] else 4 * 2 * outputs * kh * kw * C)
     cost.update(far=x.nbytes + y.nbytes)
     return cost, math.ceil(outputs / rows), math.ceil(kh * kw / taps)
@@ -108,7 +109,7 @@ def im2col_convolution(x, w, b, s, pads, y) -> dict:
 
 
 def im2col_weight_gradient(x, dy, w_shape, s, pads, dw) -> dict:
-    cost, blocks, _ = im2col_both_ways(x, dy, w_shape)
+    cost, blocks, _ = im2col_both_ways(x, dy, w_shape, gradient=True)
     cost.update(near=blocks * 4 * dw.nbytes, alone=3 * dw.nbytes)  # each block's product is added; then the threads' sums
     return cost
 
@@ -276,7 +277,7 @@ def measure_machine() -> dict:
         near=100 * near.nbytes / seconds_of(copy, *near, 100),
         far=far.nbytes / seconds_of(copy, *far, 1),
         alone=far.nbytes / seconds_of(np.copyto, *far[::-1]),
-        copied=threads * 36 * 4 * 256**2 / copying,
+        copied=threads * 36 * 4 * (128 * 256 + 256**2) / copying,
         calls=count(step)["calls"] / seconds_of(step, times=100),
     )
 
