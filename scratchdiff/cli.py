@@ -463,10 +463,11 @@ def run_tape(args) -> None:
     moment = at_step(args.run, args.step, args.data_dir)
     batch = slice(args.n or (8 if moment.x0.ndim == 4 else None))
     x0, labels = moment.x0[batch], None if moment.labels is None else moment.labels[batch]
+    classes = getattr(moment.model, "num_classes", None)  # where the other run has more or fewer, these labels say nothing
 
     def traced(moment, chosen):
         model = moment.model
-        told = labels if getattr(model, "num_classes", None) else None
+        told = labels if getattr(model, "num_classes", None) == classes else None
         rng = copy.deepcopy(started)
         name = ", ".join([chosen["run"] or "yardstick", *(f"{key} {chosen[key]}" for key in ("step", "t") if chosen[key])])
         title = name if chosen["dtype"] == "float32" else f"{name}, {chosen['dtype']}"
