@@ -1,7 +1,7 @@
 """The engine: a list of the ops that ran, walked backwards.
 
-Reverse-mode differentiation needs three things. A `Tensor` is an array with room for a gradient. An op is a plain
-function on arrays that returns its output y and a function from dL/dy to dL/dx, one for each argument: its
+Reverse-mode differentiation needs three things. A `Tensor` is an array with a node that gathers its gradient. An op is a
+plain function on arrays that returns its output y and a function from dL/dy to dL/dx, one for each argument: its
 vector-Jacobian product. A `Tape` is the list of ops in the order in which they ran, so its reverse is already an order
 in which every gradient is complete before it is used: there is no graph to sort. The chain rule is one loop:
 
@@ -24,6 +24,19 @@ P = ParamSpec("P")
 active_tape: ContextVar["Tape | None"] = ContextVar("tape", default=None)
 
 
+class Node:
+    """What the tape keeps of a Tensor: its shape, and the gradient that gathers there.
+
+    The tape does not keep the values. They live as long as an op's backward needs them, or someone holds the Tensor: the two
+    terms of a sum are freed as soon as the sum is taken."""
+
+    __slots__ = ("grad", "shape")
+    grad: np.ndarray | None
+
+    def __init__(self, shape: tuple):
+        self.grad, self.shape = None, shape
+
+
 class Tensor:
     """An array, and the gradient of a loss with respect to it.
 
@@ -33,9 +46,8 @@ class Tensor:
     `ops/shape.py` attach them to this class. Raises ValueError for data that is not real numbers, or of another float type.
     """
 
-    __slots__ = ("data", "grad")
+    __slots__ = ("data", "node")
     data: np.ndarray
-    grad: np.ndarray | None
     __array_ufunc__ = None  # array + tensor is the tensor's business: Python falls back on Tensor.__radd__
 
     def __init__(self, data):
@@ -43,8 +55,9 @@ class Tensor:
         if data.dtype.kind in "iub":
             data = data.astype(np.float64)
         require(data.dtype in FLOATS, "Tensor: data must be float32 or float64 (or integers)", data=data)
-        self.data, self.grad = data, None
+        self.data, self.node = data, Node(data.shape)
 
+    grad = property(lambda self: self.node.grad, lambda self, grad: setattr(self.node, "grad", grad))
     shape = property(lambda self: self.data.shape)
     dtype = property(lambda self: self.data.dtype)
     ndim = property(lambda self: self.data.ndim)
@@ -73,12 +86,14 @@ class Tensor:
 
 
 class Record(NamedTuple):
-    """A line of the tape: the op that ran (a function on arrays), on what, and what it returned."""
+    """A line of the tape: the op that ran (a function on arrays), on what, and what it returned.
+
+    It holds the Node of each Tensor, or, on a watched tape, the Tensor itself."""
 
     op: Callable
     args: tuple
     settings: dict
-    out: Tensor
+    out: Tensor | Node
     backward: Callable
     name = property(lambda self: self.op.__name__)
 
@@ -124,30 +139,32 @@ class Tape:
         require(isinstance(loss, Tensor) and loss.size == 1, "Tape.backward: the loss must be a scalar Tensor", loss=loss)
         message = f"Tape.backward: this tape is {self.state}; record a loss inside `with Tape()`, walk it once"
         require(self.state in ("recording", "recorded"), message)
-        require(any(record.out is loss for record in self.records), "Tape.backward: the loss was not computed on this tape")
+        own = any(record.out in (loss, loss.node) for record in self.records)
+        require(own, "Tape.backward: the loss was not computed on this tape")
         self.state = "used"
         loss.grad = np.ones_like(loss.data)
         while self.records:
             record = self.records.pop()
             dy, record.out.grad = record.out.grad, None
-            if dy is None:  # the loss does not depend on this op
-                continue
-            grads = record.backward(dy)
-            if self.watch:
-                self.watch(record, dy, grads)
-            tensors = [i for i, x in enumerate(record.args) if isinstance(x, Tensor)]
-            if tensors[-1] >= len(grads):
-                raise ValueError(
-                    f"{record.name}: backward returned {len(grads)} gradients, but a later argument is a Tensor"
-                )
-            for i in tensors:
-                x, dx = record.args[i], grads[i]
-                if dx is not None:
-                    if np.shape(dx) != x.shape:
-                        wrong = f"a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
-                        raise ValueError(f"{record.name}: backward returned {wrong}")
-                    # a sum, never in place: an op may return one array for two of its arguments
-                    x.grad = dx if x.grad is None else add_arrays(x.grad, dx)
+            if dy is not None:  # else the loss does not depend on this op
+                self.step_back(record, dy)
+
+    def step_back(self, record: Record, dy) -> None:
+        """Add an op's gradients to those of its arguments."""
+        grads = record.backward(dy)
+        if self.watch:
+            self.watch(record, dy, grads)
+        tensors = [i for i, x in enumerate(record.args) if isinstance(x, (Tensor, Node))]
+        if tensors[-1] >= len(grads):
+            raise ValueError(f"{record.name}: backward returned {len(grads)} gradients, but a later argument is a Tensor")
+        for i in tensors:
+            x, dx = record.args[i], grads[i]
+            if dx is not None:
+                if np.shape(dx) != x.shape:
+                    wrong = f"a gradient of shape {np.shape(dx)} for argument {i} of shape {x.shape}"
+                    raise ValueError(f"{record.name}: backward returned {wrong}")
+                # a sum, never in place: an op may return one array for two of its arguments
+                x.grad = dx if x.grad is None else add_arrays(x.grad, dx)
 
 
 def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
@@ -174,10 +191,12 @@ def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
         if (tape := active_tape.get()) is not None:
-            record = Record(f, args, settings, out, backward)
-            tape.records.append(record)
             if tape.watch:
-                tape.watch(record, None, None)
+                tape.records.append(Record(f, args, settings, out, backward))
+                tape.watch(tape.records[-1], None, None)
+            else:
+                nodes = tuple([a.node if isinstance(a, Tensor) else a for a in args])
+                tape.records.append(Record(f, nodes, settings, out.node, backward))
         return out
 
     lifted.on_arrays = f  # pyright: ignore[reportAttributeAccessIssue]

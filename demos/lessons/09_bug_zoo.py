@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 
 import scratchdiff as sd
 from scratchdiff import ops
+from scratchdiff.autograd import Node
 from scratchdiff.checkup import DETECTORS
 
 T = 50
@@ -463,7 +464,7 @@ class Overwritten(Right):
         loss.grad = np.ones(())
         for op in reversed(tape.records):
             for x, dx in zip(op.args, op.backward(op.out.grad)):
-                if isinstance(x, sd.Tensor):
+                if isinstance(x, Node):
                     x.grad = dx
 
 

@@ -156,14 +156,14 @@ def floor_without_positions():
 # %% [markdown]
 # ## Where it looks
 #
-# The tape records every op with its arguments, so a tape is also a microscope: we run the model once, pick the records of
-# `attention` that look at the memory, and compute their weights softmax(q kᵀ/√D) again.
+# A tape calls its `watch` with every op and its arguments, so a tape is also a microscope: we run the model once, pick the
+# records of `attention` that look at the memory, and compute their weights softmax(q kᵀ/√D) again.
 
 
 # %%
 def memory_attention(model, x):
     """[(heads, M, L) for each block of the decoder]: how much the writer of each symbol looks at each symbol read."""
-    with sd.Tape() as tape:
+    with sd.Tape(watch=lambda record, dy, grads: None) as tape:  # a watched tape keeps the Tensors
         model(x, x[:, :-1])
     looks = [record.args for record in tape.records if record.name == "attention"]
     to_memory = looks[len(model.encoder) + 1 :: 2]  # after the encoder, each block looks at itself and then at the memory

@@ -21,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from scratchdiff import ops
 from scratchdiff.kernels import FORMULAS, im2col, twin
-from scratchdiff.kernels.winograd import A, B, G, both_sides
+from scratchdiff.kernels.winograd import A, B, G
 
 PADS = (1, 1), (1, 1)  # a 3 × 3 window with one pixel of padding on each side: the image keeps its size
 
@@ -179,6 +179,11 @@ def transformed(x, m, size, border):
     V = np.einsum("iu,nabcuv->inabvc", m, d, optimize=True)
     V = np.einsum("jv,inabvc->ijnabc", m, V, optimize=True)
     return V.reshape(36, -1, x.shape[3])
+
+
+def both_sides(m, a):
+    """m a mᵀ in the first two axes of a (k, k, Cin, Cout)."""
+    return np.einsum("iu,uvcd,jv->ijcd", m, a, m, optimize=True)
 
 
 def numpy_winograd_y(x, w):

@@ -20,7 +20,7 @@ draws of the tilted density p_0(x) p_0(y | x)^scale (demos/lessons/24_conditions
 import numpy as np
 
 from scratchdiff import ops
-from scratchdiff.autograd import Tape, Tensor
+from scratchdiff.autograd import Node, Tape, Tensor
 from scratchdiff.checks import require
 
 
@@ -124,7 +124,7 @@ def gradient(f, x, dtype=np.float64) -> np.ndarray:
     xs = Tensor(np.asarray(x, dtype))
     with Tape() as tape:
         y = f(xs)
-    others = {id(a): a for record in tape.records for a in record.args if isinstance(a, Tensor) and a is not xs}
+    others = {id(a): a for record in tape.records for a in record.args if isinstance(a, Node) and a is not xs.node}
     kept = [(a, a.grad) for a in others.values()]
     tape.backward(y)
     for a, grad in kept:

@@ -33,24 +33,24 @@ def join(xs, axis):
     threads = threads_for(MOVED * size)
     if threads == 1:
         return FORMULAS["join"](xs, axis)
-    xs = prepare(*xs)
+    xs, shapes = prepare(*xs), [x.shape for x in xs]
     rows = math.prod(xs[0].shape[:axis])
     widths = [x.size // rows for x in xs]
     starts = [sum(widths[:i]) for i in range(len(xs))]
     shape = list(xs[0].shape)
     shape[axis] = sum(x.shape[axis] for x in xs)
-    y = np.empty((rows, sum(widths)), xs[0].dtype)
+    y, matrix = np.empty(shape, xs[0].dtype), (rows, sum(widths))
     for x, start in zip(xs, starts):
-        put_columns(x.reshape(rows, -1), y, start, threads)
+        put_columns(x.reshape(rows, -1), y.reshape(matrix), start, threads)
 
     def backward(dy):
         (dy,) = prepare(dy)
-        parts = [np.empty_like(x) for x in xs]
+        parts = [np.empty(shape, dy.dtype) for shape in shapes]
         for part, start in zip(parts, starts):
-            take_columns(dy.reshape(y.shape), part.reshape(rows, -1), start, threads)
+            take_columns(dy.reshape(matrix), part.reshape(rows, -1), start, threads)
         return tuple(parts)
 
-    return y.reshape(shape), backward
+    return y, backward
 
 
 @njit(cache=True, parallel=True)

@@ -9,9 +9,8 @@ from scratchdiff.autograd import Tensor, add_arrays, op
 from scratchdiff.checks import require
 
 
-def unbroadcast(dy: np.ndarray, like) -> np.ndarray:
-    """Sum dy over the axes along which `like` was broadcast to dy's shape, so that the result has like's shape."""
-    shape = np.shape(like)
+def unbroadcast(dy: np.ndarray, shape: tuple) -> np.ndarray:
+    """Sum dy over the axes along which an array of this shape was broadcast to dy's."""
     if dy.shape == shape:
         return dy
     dy = dy.sum(tuple(range(dy.ndim - len(shape))))
@@ -30,26 +29,29 @@ def broadcast(name: str, f, a, b) -> np.ndarray:
 @op
 def add(a, b):
     """y = a + b. Shapes that broadcast, or ValueError (as for `sub`, `mul`, `div`)."""
-    return broadcast("add", add_arrays, a, b), lambda dy: (unbroadcast(dy, a), unbroadcast(dy, b))
+    of_a, of_b = np.shape(a), np.shape(b)  # backward keeps only the shapes, so a and b need not live until then
+    return broadcast("add", add_arrays, a, b), lambda dy: (unbroadcast(dy, of_a), unbroadcast(dy, of_b))
 
 
 @op
 def sub(a, b):
     """y = a − b."""
-    return broadcast("sub", np.subtract, a, b), lambda dy: (unbroadcast(dy, a), unbroadcast(-dy, b))
+    of_a, of_b = np.shape(a), np.shape(b)
+    return broadcast("sub", np.subtract, a, b), lambda dy: (unbroadcast(dy, of_a), unbroadcast(-dy, of_b))
 
 
 @op
 def mul(a, b):
     """y = a · b, entry by entry."""
-    return broadcast("mul", np.multiply, a, b), lambda dy: (unbroadcast(dy * b, a), unbroadcast(dy * a, b))
+    of_a, of_b = np.shape(a), np.shape(b)
+    return broadcast("mul", np.multiply, a, b), lambda dy: (unbroadcast(dy * b, of_a), unbroadcast(dy * a, of_b))
 
 
 @op
 def div(a, b):
     """y = a / b, entry by entry."""
-    y = broadcast("div", np.divide, a, b)
-    return y, lambda dy: (unbroadcast(dy / b, a), unbroadcast(-dy * y / b, b))
+    of_a, of_b, y = np.shape(a), np.shape(b), broadcast("div", np.divide, a, b)
+    return y, lambda dy: (unbroadcast(dy / b, of_a), unbroadcast(-dy * y / b, of_b))
 
 
 @op
@@ -115,7 +117,7 @@ def matmul(a, b):
     y = broadcast("matmul", np.matmul, a, b)
 
     def backward(dy):  # y_ij = Σ_k a_ik b_kj, so ∂y_ij/∂a_ik = b_kj
-        return unbroadcast(dy @ b.swapaxes(-1, -2), a), unbroadcast(a.swapaxes(-1, -2) @ dy, b)
+        return unbroadcast(dy @ b.swapaxes(-1, -2), a.shape), unbroadcast(a.swapaxes(-1, -2) @ dy, b.shape)
 
     return y, backward
 

@@ -167,6 +167,6 @@ def test_unbroadcast_is_the_adjoint_of_broadcasting():
     rng = np.random.default_rng(1)
     for shape in (), (5,), (1, 5), (3, 1), (3, 5), (2, 1, 1), (2, 3, 5):
         x, dy = rng.standard_normal(shape), rng.standard_normal((2, 3, 5))
-        dx = unbroadcast(dy, x)
+        dx = unbroadcast(dy, shape)
         assert dx.shape == shape
         assert np.vdot(np.broadcast_to(x, dy.shape), dy) == pytest.approx(np.vdot(x, dx), rel=1e-12)
