@@ -65,6 +65,12 @@ def test_the_package_prints_every_room_in_its_reading_order():
     assert listed == [name for name in ORDER if name != "__main__"]
 
 
+def test_the_readme_lists_every_room_in_the_reading_order():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"\[`(\w+)(?:\.py|/)`\]\(scratchdiff/", readme)
+    assert listed == [name for name in ORDER if name != "__main__"]
+
+
 def test_importing_the_package_brings_in_neither_numba_nor_scipy_nor_matplotlib():
     code = "import sys, scratchdiff; print([m for m in ('numba', 'scipy', 'matplotlib', 'tqdm') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
