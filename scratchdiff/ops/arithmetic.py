@@ -84,17 +84,17 @@ def log(x):
 @op
 def sum(x, axis=None, keepdims=False):
     """y = Σ x over `axis` (an int, a tuple, or None for all)."""
-    axes = _axes("sum", x, axis)
-    return x.sum(axes, keepdims=keepdims), lambda dy: (_spread(dy, x, axes),)
+    axes, shape = _axes("sum", x, axis), x.shape
+    return x.sum(axes, keepdims=keepdims), lambda dy: (_spread(dy, shape, axes),)
 
 
 @op
 def mean(x, axis=None, keepdims=False):
     """y = Σ x / n over `axis` (an int, a tuple, or None for all). Raises ValueError where n = 0."""
-    axes = _axes("mean", x, axis)
-    n = int(np.prod([x.shape[a] for a in axes]))
+    axes, shape = _axes("mean", x, axis), x.shape
+    n = int(np.prod([shape[a] for a in axes]))
     require(n > 0, f"mean: nothing to average over axis {axis}", x=x)
-    return x.mean(axes, keepdims=keepdims), lambda dy: (_spread(dy / n, x, axes),)
+    return x.mean(axes, keepdims=keepdims), lambda dy: (_spread(dy / n, shape, axes),)
 
 
 def _axes(name, x, axis):
@@ -104,8 +104,8 @@ def _axes(name, x, axis):
     return tuple(a % x.ndim for a in axes)
 
 
-def _spread(dy, x, axes):
-    return np.broadcast_to(np.expand_dims(dy.reshape([n for a, n in enumerate(x.shape) if a not in axes]), axes), x.shape)
+def _spread(dy, shape, axes):
+    return np.broadcast_to(np.expand_dims(dy.reshape([n for a, n in enumerate(shape) if a not in axes]), axes), shape)
 
 
 @op

@@ -69,7 +69,7 @@ def on_rows(f, x, w, b):
     y, backward_rows = f(x.reshape(-1, w.shape[0]), w, b)
 
     def backward(dy):
-        dx, dw, db = backward_rows(dy.reshape(y.shape))
+        dx, dw, db = backward_rows(dy.reshape(-1, w.shape[1]))
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(*x.shape[:-1], w.shape[1]), backward

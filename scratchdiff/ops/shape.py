@@ -13,7 +13,8 @@ def _reshape(x, *, shape):
         y = x.reshape(shape)
     except (ValueError, TypeError):
         raise ValueError(f"reshape: shape {x.shape} cannot become {shape}") from None
-    return y, lambda dy: (dy.reshape(x.shape),)
+    of_x = x.shape  # backward keeps the shape alone, so x need not live until then
+    return y, lambda dy: (dy.reshape(of_x),)
 
 
 def reshape(x, *shape):
@@ -80,8 +81,10 @@ def getitem(x, index):
         for i in (index if isinstance(index, tuple) else (index,))
     )
 
+    of_x = x.shape
+
     def backward(dy):
-        dx = np.zeros_like(x)
+        dx = np.zeros(of_x, dy.dtype)
         if basic:
             dx[index] = dy
         else:
