@@ -1,7 +1,7 @@
 """Sums and joins of large arrays in Numba: twins of `add_arrays` in autograd.py and `join` in ops/shape.py.
 
-They only move numbers through memory, which one core does not do as fast as the memory can. Small arrays are left to NumPy.
-Optional to read.
+They only move numbers through memory, and one core alone does not use all of the memory's speed. Small arrays are left to
+NumPy. Optional to read.
 """
 
 import math
@@ -18,9 +18,10 @@ MOVED = 8  # moving a number takes about as long as so many multiplications
 
 def add_arrays(a, b):
     """See autograd.add_arrays."""
-    threads = threads_for(MOVED * getattr(a, "size", 1))
-    if threads == 1 or np.shape(a) != np.shape(b) or a.dtype != b.dtype:
-        return a + b
+    alike = isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype
+    threads = threads_for(MOVED * a.size) if alike else 1
+    if threads == 1:
+        return np.add(a, b)
     a, b = prepare(a, b)
     y = np.empty_like(a)
     add_parallel(a.reshape(-1), b.reshape(-1), y.reshape(-1), threads)

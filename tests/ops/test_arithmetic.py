@@ -40,6 +40,13 @@ def test_binary_ops_broadcast_and_compute_what_python_does(name, a_shape, b_shap
 
 
 @binary_ops
+def test_binary_ops_work_on_the_entries_of_lists(name):
+    want = [BINARY[name](1, 3), BINARY[name](2, 4)]
+    np.testing.assert_array_equal(getattr(ops, name)([1, 2], [3, 4]).data, want)
+    np.testing.assert_array_equal(getattr(ops, name)(sd.Tensor([1, 2]), [3, 4]).data, want)
+
+
+@binary_ops
 @broadcasts
 def test_the_gradient_of_a_broadcast_input_is_summed_over_its_copies(name, a_shape, b_shape):
     assert sd.gradcheck(getattr(ops, name), away_from_zero(a_shape), away_from_zero(b_shape, seed=2)) < 1e-7
