@@ -50,7 +50,8 @@ MNIST: dict = dict(
 # three minutes a third of its digits are broken. Groups of similar images, found by k-means, can take the place of the ten
 # classes (Bao et al. 2022): `with_groups`. Min-SNR weights, more steps of sampling, less fresh noise and a longer EMA did
 # not help the plain network; guiding it by its own early weights (Karras et al. 2024) got half of the way. Groups get more
-# guidance than classes, since a fifth of a group are other digits than the rest. The figures are in demos/README.md.
+# guidance than classes, since a fifth of the digits are in a group that is mostly another digit. demos/README.md has the
+# figures.
 UNCONDITIONAL: dict = MNIST | dict(network_args=MNIST["network_args"] | dict(num_classes=64), guidance=0.75)
 
 # The diffusion Transformer in the U-Net's place: demos/lessons/17_dit.py compares them.

@@ -207,8 +207,8 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
         if classes:
-            in_turn = np.arange(first, first + shape[0]) % classes if label is None else np.full(shape[0], label)
-            wanted = rng.choice(classes, shape[0], p=shares) if shares else in_turn
+            wanted = np.arange(first, first + shape[0]) % classes if label is None else np.full(shape[0], label)
+            wanted = rng.choice(classes, shape[0], p=shares) if shares else wanted
             of_classes = guided(model, wanted, guidance)
         each = SAMPLERS[sampler].run(diffusion, of_classes, shape, rng, **extra)
         parts.append(last(watch_sampling(each, steps, f"samples {first + 1}–{first + shape[0]} of {n}")).x)

@@ -211,7 +211,8 @@ def numpy_winograd(x, w, dy):
 # ## Rung 7: what runs when you train
 #
 # What runs when you train. Winograd a few tiles at a time, so that everything between the image and y stays in the
-# cache, with the matrices A and B applied by sums and differences, in two threads.
+# cache, with the matrices A, B and G applied by sums and differences, in all threads. Where 4 does not divide a side, some
+# tiles have three outputs.
 
 
 # %%

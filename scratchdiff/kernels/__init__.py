@@ -1,8 +1,8 @@
 """The hot loops, compiled by Numba: twins of the NumPy functions that are marked `@kernel`. Optional to read.
 
 A marked function is a formula that stands in `autograd.py`, `ops/` or `optim.py`, and a file here computes the same by the
-same name, faster. The formulas run in their place after `use("numpy")`, or where the environment says SCRATCHDIFF_KERNELS=numpy: a
-debugger then steps through the mathematics. One test runs the same cases through both.
+same name, faster. The formulas run in their place after `use("numpy")`, or where the environment says
+SCRATCHDIFF_KERNELS=numpy: a debugger then steps through the mathematics. One test runs the same cases through both.
 
 Numba takes half a second to import, so `compiled.py` is loaded when a kernel is first called for.
 """

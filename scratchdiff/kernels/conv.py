@@ -72,8 +72,8 @@ def sum_pixels(dy):
 
 
 def winograd_pays(x_shape, w_shape, s):
-    """Whether Winograd is faster: there are enough pixels for the filter's transform to pay (measured: one per channel),
-    the images are large enough for tiles of 4 × 4 outputs, and a line of its buffers holds the channels."""
+    """Whether Winograd is faster: there are enough pixels for the filter's transform to pay (measured: one per channel), the
+    images are no smaller than a tile of 3 × 3 outputs, and a line of its buffers holds the channels."""
     N, H, W, _ = x_shape
     enough_pixels = min(H, W) >= 3 and N * H * W >= max(w_shape[2:])
     return w_shape[:2] == (3, 3) and s == 1 and enough_pixels and max(w_shape[2:]) <= winograd.MOST_CHANNELS

@@ -20,11 +20,11 @@ The five finite points are 0, ±p, ±q with p = √½ and q = √2 (the sixth is
 usual 0, ±1, ±2 the entries of A and B are further apart, and float32 loses more: 9e-6 of the largest output instead of
 2e-6. Points in pairs make the matrices cheap: the even powers agree at z and −z and the odd ones change sign, so a pair
 of values is a sum and a difference of two parts. `apply_a`, `apply_at`, `apply_b`, `apply_g` and `apply_gt` are written so;
-the matrices A, B and G above them are for reading and for the tests.
+the matrices A, B and G above them are for reading and for the tests, and G has the denominators.
 
-The point at infinity enters only the last of the four outputs, and only it reads the sixth input. So where three outputs are
-wanted, five inputs and five products do, and the rest stays the same. A side of 7 pixels is cut into 4 + 3, one of 14 into
-4 + 4 + 3 + 3: tiles of three cost a little more for each output, but tiles of four would hang over the edge.
+Only the last of the four outputs uses the point at infinity, and only the point at infinity uses the sixth input. So for
+three outputs five inputs and five products are enough, and the rest stays the same. A side of 7 pixels is cut into 4 + 3,
+one of 14 into 4 + 4 + 3 + 3: tiles of three cost a little more for each output, but tiles of four would hang over the edge.
 """
 
 import functools
@@ -239,10 +239,10 @@ def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
 
 
 @njit(cache=True, parallel=True)
-def gradient_parallel(x, dy, dU, top, left, k, plan, shares, begin):
-    """dU[i] += Vᵀ dM over the strips of thread i, from zero if we `begin`; their sum is dU."""
+def gradient_parallel(x, dy, dU, top, left, k, plan, shares, from_zero):
+    """dU[i] += Vᵀ dM over the strips of thread i, which starts `from_zero` at its first rectangle; their sum is dU."""
     for i in prange(len(shares) - 1):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
-        if begin:
+        if from_zero:
             dU[i] = 0
         gradient_strips(x, dy, dU[i], top, left, k, plan, shares[i], shares[i + 1])
 
@@ -293,8 +293,8 @@ def line(x, n, r, begin, end, zeros):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def tiles_in(x, top, left, end, more, k, V, plan, first, last, half, zeros):
-    """V = B d Bᵀ of the tiles d of x that strips first..last−1 read (more = 2 pixels more than they have outputs each way),
-    or A d Aᵀ of as many pixels as outputs (more = 0). Zero outside the image, and from column `end` on."""
+    """Strips first..last−1 of x, a tile d at a time, into V. more = 2: V = B d Bᵀ, where d has two pixels more each way than
+    a tile has outputs. more = 0: V = A d Aᵀ, where d has as many. d is zero outside the image, and from column `end` on."""
     N, H, W, C = x.shape
     lines = x.reshape(N, H, W * C)
     run, rows, columns = plan.run, plan.height + more, plan.width + more
@@ -344,10 +344,10 @@ def tiles_in(x, top, left, end, more, k, V, plan, first, last, half, zeros):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def tiles_out(M, b, k, y, plan, first, last, half):
-    """y = Aᵀ M A + b for the tiles of strips first..last−1, as much of them as lies inside y."""
+    """y = Aᵀ M A + b for the tiles of strips first..last−1, as much of them as lies inside y and the rectangle."""
     N, H, _, C = y.shape
     run = plan.run
-    waste = np.empty(C, y.dtype)  # where pixels outside the strip's rectangle go
+    waste = np.empty(C, y.dtype)  # where pixels outside the rectangle go
     for strip in range(first, last):
         n, r, c0 = place(strip, plan)
         for j in range(plan.width + 2):
