@@ -16,7 +16,7 @@ def kmeans(x, k: int, rng: np.random.Generator, iterations: int = 50) -> np.ndar
     require_finite_floats("kmeans", x=x)
     require_positive_integers("kmeans", k=k, iterations=iterations)
     require(x.ndim >= 2 and k <= len(x), f"kmeans: {k} groups need at least {k} examples (N, ...)", x=x)
-    x = x.reshape(len(x), -1)
+    x = x.reshape(len(x), -1).astype(np.float64)  # in float32 the groups depend on the order in which a BLAS adds
     means, groups = x[rng.choice(len(x), k, replace=False)], None
     for _ in range(iterations):
         before, groups = groups, (np.square(means).sum(1) - 2 * x @ means.T).argmin(1)  # ‖x − m‖², but for ‖x‖²

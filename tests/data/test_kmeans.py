@@ -26,6 +26,13 @@ def test_equal_points_leave_groups_empty_and_do_no_harm(rng):
     assert (kmeans(np.ones((5, 2)), 3, rng) == 0).all()
 
 
+def test_the_groups_do_not_depend_on_the_order_in_which_pixels_are_added_up():
+    digits = mnist()[0]
+    turned = digits.transpose(0, 2, 1, 3)
+    groups, of_turned = (kmeans(x, 16, np.random.default_rng(0)) for x in (digits, turned))
+    np.testing.assert_array_equal(groups, of_turned)
+
+
 def test_most_digits_of_a_group_have_one_label_which_it_was_not_shown():
     digits, labels = mnist()
     groups = kmeans(digits, 64, np.random.default_rng(0))
