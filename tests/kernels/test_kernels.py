@@ -194,7 +194,7 @@ def test_both_steps_of_adam_move_a_parameter_in_place_whatever_its_memory_order(
 @pytest.mark.parametrize("a_shape, b_shape", (((4, 3, 5), (4, 3, 5)), ((4, 3, 5), (5,)), ((), (4, 3, 5)), ((3, 0), (3, 0))))
 def test_a_compiled_sum_of_arrays_equals_that_of_numpy_bit_for_bit(a_shape, b_shape):
     a, b = (np.random.default_rng(seed).standard_normal(shape) for seed, shape in enumerate((a_shape, b_shape)))
-    for p, q in ((a, b), (a, awkward(b)), (1.5, b), (a.tolist(), b), (a, b.astype(np.float32)), (a > 0, b > 0)):
+    for p, q in ((a, b), (a, awkward(b)), (1.5, b), (a.tolist(), b), (a.astype(np.float32), b), (a > 0, b > 0)):
         got, want = compiled.add_arrays(p, q), np.add(p, q)
         np.testing.assert_array_equal(got, want)
         assert got.dtype == want.dtype
