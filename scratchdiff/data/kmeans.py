@@ -17,10 +17,10 @@ def kmeans(x, k: int, rng: np.random.Generator, iterations: int = 50) -> np.ndar
     require_positive_integers("kmeans", k=k, iterations=iterations)
     require(x.ndim >= 2 and k <= len(x), f"kmeans: {k} groups need at least {k} examples (N, ...)", x=x)
     x = x.reshape(len(x), -1).astype(np.float64)  # in float32 the groups depend on the order in which a BLAS adds
-    means, groups = x[rng.choice(len(x), k, replace=False)], None
+    means, groups = x[rng.choice(len(x), k, replace=False)], np.full(len(x), -1)
     for _ in range(iterations):
         before, groups = groups, (np.square(means).sum(1) - 2 * x @ means.T).argmin(1)  # ‖x − m‖², but for ‖x‖²
-        if before is not None and (groups == before).all():
+        if (groups == before).all():
             break
         for j in np.unique(groups):  # a group that lost all its members keeps its mean
             means[j] = x[groups == j].mean(0)
