@@ -293,8 +293,9 @@ def measure(batch, ranks=1, **settings) -> dict | None:
         average = partial(parallel.average_gradients, comm)
     step = training_step(batch // ranks, average, **settings)
     step()
-    counted, seconds = count(step), seconds_of(step, times=5)
+    seconds = seconds_of(step, times=5)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counted = count(step)  # last, for a watched tape holds more
     if comm:
         memory = comm.allreduce(memory)
         counted["direct"] *= ranks
