@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cost import TERMS, count, predict, training_step, with_cores
-from exchange import ring_all_reduce_seconds
+from exchange import LINKS, efficiency, fewest_ranks_below, ring_all_reduce_seconds
 
 import scratchdiff as sd
 
@@ -74,3 +74,10 @@ def test_the_time_of_the_ring_is_that_of_a_ring(ranks):
     assert ring_all_reduce_seconds(ranks, size, bandwidth, latency) == pytest.approx(
         messages * (size / ranks / bandwidth + latency)
     )
+
+
+def test_efficiency_falls_below_what_is_wanted_where_it_says():
+    for link in LINKS.values():
+        ranks = fewest_ranks_below(0.8, 0.1, 11e6, link)
+        assert efficiency(ranks, 0.1, 11e6, link) < 0.8 <= efficiency(ranks - 1, 0.1, 11e6, link)
+        assert efficiency(ranks, 0.1, 11e6, link, hidden=0.05) == 1  # the exchange is a quarter of the step
