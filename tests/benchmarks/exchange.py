@@ -1,4 +1,4 @@
-"""What does it cost that ranks average their gradients?   mpiexec -n 2 python tests/benchmarks/exchange.py   (half a minute)
+"""What does it cost that ranks average their gradients?   mpiexec -n 2 python tests/benchmarks/exchange.py   (ten seconds)
 
 Measures `parallel.average_gradients` by the size of the model, and how much of it is MPI's Allreduce; the rest is copying
 and looking for numbers that are not finite. Then, on paper, many machines with one rank each. A ring of N ranks sends every

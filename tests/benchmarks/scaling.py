@@ -1,4 +1,4 @@
-"""Does cost grow as the arithmetic does?   python tests/benchmarks/scaling.py [--out runs/scaling]   (about eight minutes)
+"""Does cost grow as the arithmetic does?   python tests/benchmarks/scaling.py [--out runs/scaling]   (about six minutes)
 
 A training step of the yardstick is varied in one respect at a time: batch, width and image size, each with one thread and
 with all; and at batch 128 the number of workers: threads or, where there is MPI, processes of one thread each. A process for
