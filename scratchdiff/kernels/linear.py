@@ -9,6 +9,7 @@ from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
+from scratchdiff.kernels.moving import copy_columns
 from scratchdiff.kernels.products import MOST_ROWS, add_rows, quick_rows
 from scratchdiff.kernels.threads import threads_for
 
@@ -89,14 +90,17 @@ def gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads):
         dw[:] = 0
     for start in range(0, len(x), long):
         stop = min(start + long, len(x))
-        first, last = share(stop - start, i, threads)
-        rows = dx[start + first : start + last]
-        np.dot(dy[start + first : start + last], w.T, rows)  # OpenBLAS is slow in quick products with a transposed matrix
+        top, bottom = share(stop - start, i, threads)
+        own = slice(start + top, start + bottom)
+        np.dot(dy[own], w.T, dx[own])  # OpenBLAS is slow in quick products with a transposed matrix
         if silu:
-            times_slope(x[start + first : start + last], rows)
+            times_slope(x[own], dx[own])
         for first in range(start, stop, short):
             last = min(first + short, stop)
-            inputs = act[first:last] if threads == 1 else copy_columns(act, first, begin, columns[: last - first])
+            inputs = act[first:last]
+            if threads > 1:  # BLAS wants the columns to lie side by side
+                copy_columns(inputs, begin, columns, 0, len(dw))
+                inputs = columns[: last - first]
             np.dot(inputs.T, dy[first:last], product if first else dw)
             if first:
                 add_rows(dw, product)
@@ -110,17 +114,6 @@ def gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads):
 def share(count, i, threads):
     """(begin, end) of what thread i gets of `count` rows."""
     return i * count // threads, (i + 1) * count // threads
-
-
-@njit(cache=True)
-def copy_columns(act, first, begin, out):
-    """Fill out with the rows from `first` on of the columns from `begin` on: BLAS wants them to lie side by side."""
-    rows, columns = out.shape
-    for row in range(rows):
-        source, target = act[first + row, begin : begin + columns], out[row]
-        for c in range(columns):
-            target[c] = source[c]
-    return out
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})

@@ -30,8 +30,7 @@ def add_arrays(a, b):
 
 def join(xs, axis):
     """See ops.shape.join. What stands before `axis` counts rows, and each array fills some columns of every row."""
-    size = sum(x.size for x in xs)
-    threads = threads_for(MOVED * size)
+    threads = threads_for(MOVED * sum(x.size for x in xs))
     if threads == 1:
         return FORMULAS["join"](xs, axis)
     xs, shapes = prepare(*xs), [x.shape for x in xs]
@@ -41,14 +40,14 @@ def join(xs, axis):
     shape = list(xs[0].shape)
     shape[axis] = sum(x.shape[axis] for x in xs)
     y, matrix = np.empty(shape, xs[0].dtype), (rows, sum(widths))
-    for x, start in zip(xs, starts):
-        put_columns(x.reshape(rows, -1), y.reshape(matrix), start, threads)
+    for x, start, width in zip(xs, starts, widths):
+        copy_parallel(x.reshape(rows, width), 0, y.reshape(matrix), start, width, threads)
 
     def backward(dy):
         (dy,) = prepare(dy)
         parts = [np.empty(shape, dy.dtype) for shape in shapes]
-        for part, start in zip(parts, starts):
-            take_columns(dy.reshape(matrix), part.reshape(rows, -1), start, threads)
+        for part, start, width in zip(parts, starts, widths):
+            copy_parallel(dy.reshape(matrix), start, part.reshape(rows, width), 0, width, threads)
         return tuple(parts)
 
     return y, backward
@@ -70,20 +69,17 @@ def add_range(a, b, y):
 
 
 @njit(cache=True, parallel=True)
-def put_columns(x, y, start, threads):
-    """y[:, start : start + width] = x, the width that of x."""
+def copy_parallel(a, first, b, start, width, threads):
+    """`copy_columns` with a share of the rows for each thread."""
     for thread in prange(threads):
-        for row in range(thread * len(x) // threads, (thread + 1) * len(x) // threads):
-            out, values = y[row, start : start + x.shape[1]], x[row]
-            for i in range(len(values)):
-                out[i] = values[i]
+        begin, end = thread * len(a) // threads, (thread + 1) * len(a) // threads
+        copy_columns(a[begin:end], first, b[begin:end], start, width)
 
 
-@njit(cache=True, parallel=True)
-def take_columns(y, x, start, threads):
-    """x = y[:, start : start + width], the width that of x."""
-    for thread in prange(threads):
-        for row in range(thread * len(x) // threads, (thread + 1) * len(x) // threads):
-            out, values = x[row], y[row, start : start + x.shape[1]]
-            for i in range(len(out)):
-                out[i] = values[i]
+@njit(cache=True)
+def copy_columns(a, first, b, start, width):
+    """b[:, start : start + width] = a[:, first : first + width]."""
+    for row in range(len(a)):
+        source, target = a[row, first : first + width], b[row, start : start + width]
+        for i in range(width):
+            target[i] = source[i]

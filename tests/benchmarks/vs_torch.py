@@ -1,9 +1,10 @@
-"""How fast are we, beside PyTorch on the same cores?   python tests/benchmarks/vs_torch.py   (about ten minutes)
+"""How fast are we, beside PyTorch on the same cores?   python tests/benchmarks/vs_torch.py   (about twenty minutes)
 
 Needs PyTorch, which scratchdiff itself does not: `pip install torch==2.13.0`. Each framework lives in a process of its
 own and they take turns, one measurement each, so that a slow moment of the machine falls on both. PyTorch runs eagerly
 in both of its memory formats, and compiled (`torch.compile`, which needs a C++ compiler); the best of them counts. Every
-figure is the median, with its quartiles. `--avx2` holds both sides to AVX2, as on a processor without AVX-512.
+figure is the median, with its quartiles. `--avx2` holds both sides to AVX2, as on a processor without AVX-512; then
+PyTorch runs eagerly only.
 
 The networks are the same, number for number: `tests/parity` holds them equal in output and gradient.
 """
@@ -80,18 +81,18 @@ def scratchdiff_task(task: str, batch: int):
 
 
 def scratchdiff_conv(size: int, c_in: int, c_out: int, kernel: int, stride: int, batch=128):
-    """Forward, dx and dw of one convolution."""
+    """Forward, dx and dw of one convolution without a bias."""
     from scratchdiff.kernels import twin
     from scratchdiff.ops.conv import resolve_padding
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, size, size, c_in), np.float32)
-    w, b = rng.standard_normal((kernel, kernel, c_in, c_out), np.float32), np.zeros((1, c_out), np.float32)
+    w = rng.standard_normal((kernel, kernel, c_in, c_out), np.float32)
     dy = rng.standard_normal((batch, size // stride, size // stride, c_out), np.float32)
     pads, convolve = resolve_padding("same", (size, size), (kernel, kernel), stride), twin("convolve")
 
     def run():
-        _, backward = convolve(x, w, b, stride, pads)
+        _, backward = convolve(x, w, None, stride, pads)
         backward(dy)
 
     return run
@@ -320,7 +321,7 @@ def report_convolutions(turns: int) -> None:
     print("| image | channels | kernel | scratchdiff | PyTorch | ratio | GFLOP/s | share of sgemm |")
     print("|---|---|---|---|---|---|---|---|")
     for size, c_in, c_out, kernel, stride in CONVOLUTIONS:
-        seconds = in_turn(peers, ("conv", (size, c_in, c_out, kernel, stride), 3), turns)
+        seconds = in_turn(peers, ("conv", (size, c_in, c_out, kernel, stride), 10), turns)
         best = best_torch(seconds)
         ours, theirs = np.median(seconds["scratchdiff"]), np.median(seconds[best])
         flops = 3 * 2 * kernel**2 * 128 * (size // stride) ** 2 * c_in * c_out / ours
