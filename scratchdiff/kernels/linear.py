@@ -70,7 +70,7 @@ def affine_rows(x, w, b, silu, act, y, begin, end):
 
 @njit(cache=True, parallel=True)
 def gradient_parallel(dy, x, w, silu, act, dx, dw, db, threads):
-    """dx, dw and db, with a share of the rows of each for every thread: nobody adds to another's numbers."""
+    """dx, dw and db, with a share of the rows of each for every thread: no two threads add to the same number."""
     for i in prange(threads):
         gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads)
 

@@ -1,7 +1,7 @@
 """Sums and joins of large arrays in Numba: twins of `add_arrays` in autograd.py and `join` in ops/shape.py.
 
-They only move numbers through memory, and one core alone does not use all of the memory's speed. Small arrays are left to
-NumPy. Optional to read.
+They only move numbers through memory, and one core alone does not use all of the memory's speed. NumPy does small arrays.
+Optional to read.
 """
 
 import math

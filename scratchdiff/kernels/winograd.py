@@ -175,8 +175,8 @@ def transform_filter_back(parts, dw, k):
 class Plan(NamedTuple):
     """How the work on a rectangle of the output is cut up. Its tiles have `height` × `width` outputs, 4 or 3.
 
-    A strip is `run` tiles side by side, `across` strips make a row of tiles, `down` of those fill the rectangle, whose
-    first row of pixels is `top` and whose columns are left..end−1; `group` strips are worked on together."""
+    A strip is `run` tiles side by side. `across` strips make a row of tiles, and `down` rows of tiles fill the rectangle.
+    Its first row of pixels is `top`, its columns are left..end−1. We work on `group` strips together."""
 
     height: int
     width: int
@@ -208,8 +208,8 @@ def plans(y_shape, C, threads):
         across = -(-tiles // run)
         strips = N * across * down
         most = max(1, min(TILES, PLANE // widest, quick_rows(C * Co)) // run)
-        groups = max(1, -(-strips // (threads * most)))  # of each thread, and as even as can be
-        group = max(1, -(-strips // (threads * groups)))
+        groups = max(1, -(-strips // (threads * most)))  # of each thread
+        group = max(1, -(-strips // (threads * groups)))  # all of one size, since products of a few rows are slow
         plan = Plan(height, width, top, left, min(Wo, left + width * tiles), run, across, down, group)
         cut.append((plan, np.arange(threads + 1) * strips // threads))
     return cut
