@@ -4,8 +4,9 @@ OpenBLAS holds matrix products for many processors and chooses one set when it i
 processor: on AMD's Zen 5 the releases before September 2026 take the products of the Haswell, which use half of the vector
 width (github.com/OpenMathLib/OpenBLAS/issues/6029). The environment variable OPENBLAS_CORETYPE overrules the choice.
 
-Our kernels call SciPy's library. NumPy's is loaded before it and shows what OpenBLAS chooses here, so we can correct SciPy's
-choice in time. NumPy's own products keep theirs; in a training step they are few.
+Most of our kernels multiply matrices themselves (products.py). Attention's calls SciPy's library. NumPy's is loaded before
+it and shows what OpenBLAS chooses here, so we can correct SciPy's choice in time. NumPy's own products keep theirs; where
+kernels run they are few.
 """
 
 import ctypes
@@ -90,7 +91,7 @@ def blas_in_words() -> str:
     chooser = "OPENBLAS_CORETYPE" if "OPENBLAS_CORETYPE" in os.environ else "OpenBLAS"
     of_scipy = "scratchdiff, by the processor's features" if corrected_core else chooser
     return (f"NumPy's: {core_of(numpy_library)}, chosen by {chooser}; "
-            f"SciPy's, which the kernels call: {core_of(scipy_library)}, chosen by {of_scipy}")  # fmt: skip
+            f"SciPy's, which attention calls: {core_of(scipy_library)}, chosen by {of_scipy}")  # fmt: skip
 
 
 def keep_blas_to_one_thread() -> None:

@@ -10,6 +10,8 @@ from numba import njit, prange
 from scratchdiff.kernels import im2col, winograd
 from scratchdiff.kernels.memory import prepare
 
+ENOUGH_PIXELS = 400  # measured with 32 to 256 channels: both transform and products grow with the channels' product
+
 
 def convolve(x, w, b, s, pads):
     """See ops.conv.convolve."""
@@ -40,20 +42,16 @@ def convolution(x, w, bias, s, pads):
 
 
 def input_gradient(dy, w, x_shape, s, pads):
-    """dx, which is itself a convolution with stride 1: each input pixel collects from the outputs that it moved.
+    """dx. With stride 1 it is itself a convolution: each input pixel collects from the outputs that it moved.
 
-    The filter is turned by 180° and its channels change places, dy is laid out s pixels apart with zeros between, and a
-    padding of k − 1 − p undoes the padding p (where that is negative, pixels are left out)."""
-    turned = w[::-1, ::-1].swapaxes(2, 3)
+    The filter is turned by 180° and its channels change places, and a padding of k − 1 − p undoes the padding p (where that
+    is negative, pixels are left out)."""
     if s > 1:
-        N, Ho, Wo, Co = dy.shape
-        spread = np.zeros((N, s * (Ho - 1) + 1, s * (Wo - 1) + 1, Co), dy.dtype)
-        spread[:, ::s, ::s] = dy
-        dy = spread
+        return im2col.input_gradient(dy, w, x_shape, s, pads)
+    turned = np.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
     before = [k - 1 - p[0] for k, p in zip(w.shape, pads)]
     after = [size + k - 1 - b - out for size, k, b, out in zip(x_shape[1:3], w.shape, before, dy.shape[1:3])]
-    turned, no_bias = np.ascontiguousarray(turned), np.zeros((1, w.shape[2]), dy.dtype)
-    return convolution(dy, turned, no_bias, 1, list(zip(before, after)))
+    return convolution(dy, turned, np.zeros((1, w.shape[2]), dy.dtype), 1, list(zip(before, after)))
 
 
 @njit(cache=True, parallel=True)
@@ -72,8 +70,8 @@ def sum_pixels(dy):
 
 
 def winograd_pays(x_shape, w_shape, s):
-    """Whether Winograd is faster: there are enough pixels for the filter's transform to pay (measured: one per channel), the
-    images are no smaller than a tile of 3 × 3 outputs, and a line of its buffers holds the channels."""
+    """Whether Winograd is faster: there are enough pixels for the filter's transform to pay, the images are no smaller than
+    a tile of 3 × 3 outputs, and a line of its buffers holds the channels."""
     N, H, W, _ = x_shape
-    enough_pixels = min(H, W) >= 3 and N * H * W >= max(w_shape[2:])
-    return w_shape[:2] == (3, 3) and s == 1 and enough_pixels and max(w_shape[2:]) <= winograd.MOST_CHANNELS
+    large = min(H, W) >= 3 and N * H * W >= ENOUGH_PIXELS
+    return w_shape[:2] == (3, 3) and s == 1 and large and max(w_shape[2:]) <= winograd.MOST_CHANNELS

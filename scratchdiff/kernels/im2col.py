@@ -2,126 +2,142 @@
 
 Once the window that each output pixel sees is laid out as a row (im2col, "image to columns"), a convolution is
 
-    cols: (pixels, kh·kw·Cin)    y = cols w      dw = colsᵀ dy
+    cols: (pixels, kh·kw·Cin)    y = cols w      dw = colsᵀ dy      dcols = dy wᵀ
 
-The whole `cols` would be kh·kw times the image. So each thread lays out a block of rows, and of those some taps of the
-window at a time, multiplies them with BLAS, adds up the products, and goes on to the next block in the same buffer.
+and dx is the sum of what dcols holds for each pixel of x, since a pixel stands in several windows. The whole `cols` would be
+kh·kw times the image. So each thread lays out a block of rows, multiplies it, and goes on to the next in the same buffer.
 """
 
 import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.products import FEW_ROWS, MOST_ROWS, QUICK_PRODUCT, add_rows, quick_rows
+from scratchdiff.kernels.products import multiply, narrow, panels, transposed, whole, widen
+from scratchdiff.kernels.threads import share
+
+BLOCK = 2**16  # numbers in a block of rows: they should stay in the cache
+MOST_ROWS = 64
 
 
 def convolution(x, w, b, s, pads):
     """y = cols w + b.   b: (1, Cout) or (N, Cout)."""
     (top, bottom), (left, right) = pads
     N, H, W, _ = x.shape
-    Ho, Wo = (H + top + bottom - w.shape[0]) // s + 1, (W + left + right - w.shape[1]) // s + 1
-    y = np.empty((N, Ho, Wo, w.shape[3]), x.dtype)
-    convolve_parallel(x, w, b, y, s, top, left, numba.get_num_threads())
-    return y
+    kh, kw, _, Co = w.shape
+    y = np.empty((N, (H + top + bottom - kh) // s + 1, (W + left + right - kw) // s + 1, whole(Co, x)), x.dtype)
+    w = panels(widen(w.reshape(-1, Co)))
+    convolve_parallel(x, w, widen(b), y, kh, kw, s, top, left, numba.get_num_threads())
+    return narrow(y, Co)
 
 
 def weight_gradient(x, dy, w_shape, s, pads):
     """dw = colsᵀ dy."""
-    parts = np.zeros((numba.get_num_threads(), *w_shape), x.dtype)
-    gradient_parallel(x, dy, parts, s, pads[0][0], pads[1][0])
-    return parts.sum(0)
-
-
-@njit(cache=True, parallel=True)
-def convolve_parallel(x, w, b, y, s, top, left, threads):
-    """y = cols w + b, with a share of the lines of y for each thread."""
-    for thread in prange(threads):
-        convolve_blocks(x, w, b, y, s, top, left, thread, threads)
-
-
-@njit(cache=True)
-def convolve_blocks(x, w, b, y, s, top, left, thread, threads):
-    """The share of one of `threads` threads, a block of lines at a time."""
-    kh, kw, C, Co = w.shape
-    N, Ho, Wo, _ = y.shape
-    wm, ym = w.reshape(kh * kw * C, Co), y.reshape(N * Ho * Wo, Co)
-    lines, taps = block(w.shape, Wo)
-    cols, product = np.empty(lines * Wo * taps * C, x.dtype), np.empty((lines * Wo, Co), x.dtype)
-    begin, end = thread * N * Ho // threads, (thread + 1) * N * Ho // threads
-    for first in range(begin, end, lines):
-        last = min(first + lines, end)
-        out, more = ym[first * Wo : last * Wo], product[: (last - first) * Wo]
-        for tap in range(0, kh * kw, taps):
-            rows = windows(x, cols, first, last, tap, min(tap + taps, kh * kw), kh, kw, s, top, left, Ho, Wo)
-            np.dot(rows, wm[tap * C : tap * C + rows.shape[1]], more if tap else out)
-            if tap:
-                add_rows(out, more)
-        for line in range(first, last):
-            bias = b[line // Ho % len(b)]
-            for row in range((line - first) * Wo, (line - first + 1) * Wo):
-                pixel = out[row]
-                for d in range(Co):
-                    pixel[d] += bias[d]
-
-
-@njit(cache=True, parallel=True)
-def gradient_parallel(x, dy, parts, s, top, left):
-    """parts[i] = colsᵀ dy over the blocks of thread i; their sum is dw."""
-    for thread in prange(len(parts)):  # each adds up its own blocks, so the order of the sum, and its bits, are fixed
-        gradient_blocks(x, dy, parts[thread], s, top, left, thread, len(parts))
-
-
-@njit(cache=True)
-def gradient_blocks(x, dy, dw, s, top, left, thread, threads):
-    """dw += colsᵀ dy over the share of one of `threads` threads."""
-    kh, kw, C, Co = dw.shape
-    N, Ho, Wo, _ = dy.shape
-    dwm, dym = dw.reshape(kh * kw * C, Co), dy.reshape(N * Ho * Wo, Co)
-    lines, taps = block(dw.shape, Wo)
-    cols, product = np.empty(lines * Wo * taps * C, x.dtype), np.empty((taps * C, Co), x.dtype)
-    begin, end = thread * N * Ho // threads, (thread + 1) * N * Ho // threads
-    for first in range(begin, end, lines):
-        last = min(first + lines, end)
-        for tap in range(0, kh * kw, taps):
-            rows = windows(x, cols, first, last, tap, min(tap + taps, kh * kw), kh, kw, s, top, left, Ho, Wo)
-            more = product[: rows.shape[1]]
-            np.dot(rows.T, dym[first * Wo : last * Wo], more)
-            add_rows(dwm[tap * C : tap * C + len(more)], more)
-
-
-@njit(cache=True)
-def block(w_shape, Wo):
-    """(lines, taps): how many lines of Wo output pixels are laid out at a time, and how many taps of each window."""
     kh, kw, C, Co = w_shape
-    rows = QUICK_PRODUCT // max(1, kh * kw * C * Co)
-    lines = max(1, (min(MOST_ROWS, rows) if rows >= FEW_ROWS else quick_rows(C * Co)) // Wo)
-    return lines, min(kh * kw, max(1, QUICK_PRODUCT // max(1, lines * Wo * C * Co)))
+    parts = np.zeros((numba.get_num_threads(), kh * kw * C, whole(Co, x)), x.dtype)
+    gradient_parallel(x, widen(dy), parts, kh, kw, s, pads[0][0], pads[1][0])
+    return narrow(parts.sum(0), Co).reshape(w_shape)
+
+
+def input_gradient(dy, w, x_shape, s, pads):
+    """dx, the sum of dcols = dy wᵀ over the windows."""
+    kh, kw, _, Co = w.shape
+    dx = np.zeros(x_shape, dy.dtype)
+    collect_parallel(dy, transposed(w.reshape(-1, Co)), dx, kh, kw, s, pads[0][0], pads[1][0], numba.get_num_threads())
+    return dx
+
+
+@njit(cache=True, parallel=True)
+def convolve_parallel(x, w, b, y, kh, kw, s, top, left, threads):
+    """y = cols w + b, with a share of the pixels of y for each thread."""
+    for thread in prange(threads):
+        begin, end = share(y.size // y.shape[3], thread, threads)
+        convolve_pixels(x, w, b, y, kh, kw, s, top, left, begin, end)
 
 
 @njit(cache=True)
-def windows(x, cols, first, last, tap, end, kh, kw, s, top, left, Ho, Wo):
-    """Taps tap..end−1 of the rows of output lines first..last−1: in cols, or, where a window is one pixel, x itself."""
+def convolve_pixels(x, w, b, y, kh, kw, s, top, left, begin, end):
+    """Pixels begin..end−1, counted through all images, a block at a time."""
+    N, Ho, Wo, width = y.shape
+    terms, pixels, ym = w.shape[1], Ho * Wo, y.reshape(N * Ho * Wo, width)
+    rows = block(terms)
+    cols, first = np.empty((rows, terms), x.dtype), begin
+    while first < end:
+        n, last = first // pixels, min(first + rows, end)
+        if len(b) > 1:  # each image has a bias of its own
+            last = min(last, (n + 1) * pixels)
+        some = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
+        multiply(some, w, ym[first:last], b[n % len(b)], False)
+        first = last
+
+
+@njit(cache=True, parallel=True)
+def gradient_parallel(x, dy, parts, kh, kw, s, top, left):
+    """parts[i] = colsᵀ dy over the pixels of thread i; their sum is dw."""
+    for i in prange(len(parts)):  # each adds up its own pixels, so the order of the sum, and its bits, are fixed
+        begin, end = share(dy.size // dy.shape[3], i, len(parts))
+        gradient_pixels(x, dy, parts[i], kh, kw, s, top, left, begin, end)
+
+
+@njit(cache=True)
+def gradient_pixels(x, dy, dw, kh, kw, s, top, left, begin, end):
+    """dw += colsᵀ dy over pixels begin..end−1."""
+    N, Ho, Wo, width = dy.shape
+    rows, dym = block(len(dw)), dy.reshape(N * Ho * Wo, width)
+    cols, zeros = np.empty((rows, len(dw)), x.dtype), np.zeros(width, x.dtype)
+    for first in range(begin, end, rows):
+        last = min(first + rows, end)
+        some = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
+        multiply(some.T, panels(dym[first:last]), dw, zeros, True)
+
+
+@njit(cache=True, parallel=True)
+def collect_parallel(dy, w_transposed, dx, kh, kw, s, top, left, threads):
+    """dx += dcols for every window, with a share of the images for each thread: windows of one image overlap."""
+    for thread in prange(threads):
+        begin, end = share(len(dy), thread, threads)
+        pixels = dy.shape[1] * dy.shape[2]
+        collect_pixels(dy, w_transposed, dx, kh, kw, s, top, left, begin * pixels, end * pixels)
+
+
+@njit(cache=True)
+def collect_pixels(dy, w_transposed, dx, kh, kw, s, top, left, begin, end):
+    """The windows of output pixels begin..end−1."""
+    N, Ho, Wo, Co = dy.shape
+    width = len(w_transposed) * w_transposed.shape[2]
+    rows, dym = block(width), dy.reshape(N * Ho * Wo, Co)
+    dcols, zeros = np.empty((rows, width), dy.dtype), np.zeros(width, dy.dtype)
+    for first in range(begin, end, rows):
+        last = min(first + rows, end)
+        multiply(dym[first:last], w_transposed, dcols[: last - first], zeros, False)
+        add_up(dcols[: last - first], dx, first, kh, kw, s, top, left, Ho, Wo)
+
+
+@njit(cache=True)
+def block(terms):
+    """How many rows of so many numbers are laid out at a time."""
+    return max(1, min(MOST_ROWS, BLOCK // max(1, terms)))
+
+
+@njit(cache=True)
+def windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo):
+    """The windows of output pixels first..last−1: in cols, or, where a window is one pixel, x itself."""
     N, H, W, C = x.shape
     if kh == kw == s == 1 and Ho == H and Wo == W:
-        return x.reshape(N * H * W, C)[first * W : last * W]
-    rows, width = (last - first) * Wo, (end - tap) * C
-    laid_out = cols[: rows * width].reshape(rows, width)
-    gather(x, laid_out, first, last, tap, end, kw, s, top, left, Ho, Wo)
-    return laid_out
+        return x.reshape(N * H * W, C)[first:last]
+    lay_out(x, cols[: last - first], first, kh, kw, s, top, left, Ho, Wo)
+    return cols[: last - first]
 
 
-@njit(cache=True)
-def gather(x, cols, first, last, tap, end, kw, s, top, left, Ho, Wo):
-    """cols[row of output pixel (n, i, j)] = taps tap..end−1 of its window, for output lines first..last−1 (n·Ho + i)."""
-    N, H, W, C = x.shape
-    row = 0
-    for line in range(first, last):
-        n, i = line // Ho, line % Ho
-        for j in range(Wo):
-            k = 0
-            for uv in range(tap, end):
-                r, c = s * i + uv // kw - top, s * j + uv % kw - left
-                out = cols[row, k : k + C]
+@njit(cache=True, error_model="numpy")
+def lay_out(x, cols, first, kh, kw, s, top, left, Ho, Wo):
+    """cols[row] = the window of output pixel first + row, which is pixel (i, j) of image n."""
+    _, H, W, C = x.shape
+    for row in range(len(cols)):
+        n, i, j = (first + row) // (Ho * Wo), (first + row) // Wo % Ho, (first + row) % Wo
+        for u in range(kh):
+            for v in range(kw):
+                r, c = s * i + u - top, s * j + v - left
+                out = cols[row, (u * kw + v) * C : (u * kw + v + 1) * C]
                 if 0 <= r < H and 0 <= c < W:
                     pixel = x[n, r, c]
                     for a in range(C):
@@ -129,5 +145,18 @@ def gather(x, cols, first, last, tap, end, kw, s, top, left, Ho, Wo):
                 else:
                     for a in range(C):
                         out[a] = 0
-                k += C
-            row += 1
+
+
+@njit(cache=True, error_model="numpy")
+def add_up(dcols, dx, first, kh, kw, s, top, left, Ho, Wo):
+    """dx += dcols, window by window: `lay_out` backwards."""
+    _, H, W, C = dx.shape
+    for row in range(len(dcols)):
+        n, i, j = (first + row) // (Ho * Wo), (first + row) // Wo % Ho, (first + row) % Wo
+        for u in range(kh):
+            for v in range(kw):
+                r, c = s * i + u - top, s * j + v - left
+                if 0 <= r < H and 0 <= c < W:
+                    pixel, more = dx[n, r, c], dcols[row, (u * kw + v) * C : (u * kw + v + 1) * C]
+                    for a in range(C):
+                        pixel[a] += more[a]

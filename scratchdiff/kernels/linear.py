@@ -9,9 +9,10 @@ from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.moving import copy_columns
-from scratchdiff.kernels.products import MOST_ROWS, add_rows, quick_rows
-from scratchdiff.kernels.threads import threads_for
+from scratchdiff.kernels.products import multiply, narrow, panels, transposed, whole, widen
+from scratchdiff.kernels.threads import share, threads_for
+
+ROWS = 128  # in a block
 
 
 def affine(x, w, b):
@@ -27,23 +28,25 @@ def silu_affine(x, w, b):
 def forward_and_backward(x, w, b, silu):
     """y = act w + b and its backward, with act = SiLU(x) or x itself."""
     x, w, bias = prepare(x, w, np.zeros(w.shape[1], x.dtype) if b is None else b)
-    y, act = np.empty((len(x), w.shape[1]), x.dtype), np.empty_like(x) if silu else x
-    threads = threads_for(x.size * w.shape[1])
+    inputs, outputs = w.shape
+    y, act = np.empty((len(x), whole(outputs, x)), x.dtype), np.empty_like(x) if silu else x
+    threads = threads_for(x.size * outputs)
     if threads == 1:
-        affine_rows(x, w, bias, silu, act, y, 0, len(x))
+        affine_rows(x, widen(w), widen(bias), silu, act, y, 0, len(x))
     else:
-        affine_parallel(x, w, bias, silu, act, y, threads)
+        affine_parallel(x, widen(w), widen(bias), silu, act, y, threads)
 
     def backward(dy):
         (dy,) = prepare(dy)
-        dx, dw, db = np.empty_like(x), np.empty_like(w), np.empty_like(bias)
+        dx, dw = np.empty((len(x), whole(inputs, x)), x.dtype), np.empty((inputs, y.shape[1]), x.dtype)
+        db = np.empty_like(bias)
         if threads == 1:
-            gradient_share(dy, x, w, silu, act, dx, dw, db, 0, 1)
+            gradient_share(widen(dy), x, transposed(w), silu, act, dx, dw, db, 0, 1)
         else:
-            gradient_parallel(dy, x, w, silu, act, dx, dw, db, threads)
-        return dx, dw, None if b is None else db
+            gradient_parallel(widen(dy), x, transposed(w), silu, act, dx, dw, db, threads)
+        return narrow(dx, inputs), narrow(dw, outputs), None if b is None else db
 
-    return y, backward
+    return narrow(y, outputs), backward
 
 
 @njit(cache=True, parallel=True)
@@ -56,64 +59,41 @@ def affine_parallel(x, w, b, silu, act, y, threads):
 @njit(cache=True)
 def affine_rows(x, w, b, silu, act, y, begin, end):
     """Rows begin..end−1, a block at a time."""
-    block = quick_rows(w.size)
-    for first in range(begin, end, block):
-        last = min(first + block, end)
+    for first in range(begin, end, ROWS):
+        last = min(first + ROWS, end)
         if silu:
             activate(x[first:last], act[first:last])
-        np.dot(act[first:last], w, y[first:last])
-        for row in range(first, last):
-            out = y[row]
-            for d in range(len(b)):
-                out[d] += b[d]
+        multiply(act[first:last], panels(w), y[first:last], b, False)
 
 
 @njit(cache=True, parallel=True)
-def gradient_parallel(dy, x, w, silu, act, dx, dw, db, threads):
+def gradient_parallel(dy, x, w_transposed, silu, act, dx, dw, db, threads):
     """dx, dw and db, with a share of the rows of each for every thread: no two threads add to the same number."""
     for i in prange(threads):
-        gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads)
+        gradient_share(dy, x, w_transposed, silu, act, dx, dw, db, i, threads)
 
 
 @njit(cache=True)
-def gradient_share(dy, x, w, silu, act, dx, dw, db, i, threads):
+def gradient_share(dy, x, w_transposed, silu, act, dx, dw, db, i, threads):
     """The share of thread i: some rows of dx, some inputs' rows of dw, and some outputs' entries of db.
 
-    It goes through dy in long blocks, so that each is still in the cache when the second product reads it."""
-    begin, end = share(len(w), i, threads)
+    It goes through dy in blocks, so that each is still in the cache when the second product reads it."""
+    begin, end = share(len(dw), i, threads)
     left, right = share(len(db), i, threads)
     dw, db = dw[begin:end], db[left:right]
-    short, long = quick_rows(dw.size), MOST_ROWS * threads
-    columns, product = np.empty((min(short, len(x)), len(dw)), x.dtype), np.empty_like(dw)
-    db[:] = 0
-    if len(x) == 0:
-        dw[:] = 0
-    for start in range(0, len(x), long):
-        stop = min(start + long, len(x))
-        top, bottom = share(stop - start, i, threads)
-        own = slice(start + top, start + bottom)
-        np.dot(dy[own], w.T, dx[own])  # OpenBLAS is slow in quick products with a transposed matrix
+    dw[:], db[:], zeros = 0, 0, np.zeros(max(dx.shape[1], dw.shape[1]), x.dtype)
+    for first in range(0, len(x), ROWS * threads):
+        last = min(first + ROWS * threads, len(x))
+        top, bottom = share(last - first, i, threads)
+        own = slice(first + top, first + bottom)
+        multiply(dy[own, : w_transposed.shape[1]], w_transposed, dx[own], zeros, False)
         if silu:
             times_slope(x[own], dx[own])
-        for first in range(start, stop, short):
-            last = min(first + short, stop)
-            inputs = act[first:last]
-            if threads > 1:  # BLAS wants the columns to lie side by side
-                copy_columns(inputs, begin, columns, 0, len(dw))
-                inputs = columns[: last - first]
-            np.dot(inputs.T, dy[first:last], product if first else dw)
-            if first:
-                add_rows(dw, product)
-            for row in range(first, last):
-                more = dy[row, left:right]
-                for d in range(len(db)):
-                    db[d] += more[d]
-
-
-@njit(cache=True)
-def share(count, i, threads):
-    """(begin, end) of what thread i gets of `count` rows."""
-    return i * count // threads, (i + 1) * count // threads
+        multiply(act[first:last, begin:end].T, panels(dy[first:last]), dw, zeros, True)
+        for row in range(first, last):
+            more = dy[row, left:right]
+            for d in range(len(db)):
+                db[d] += more[d]
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
@@ -126,8 +106,10 @@ def activate(x, act):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def times_slope(x, dx):
-    """dx ← dx (σ + x σ (1 − σ))."""
-    x, dx, one = x.reshape(-1), dx.reshape(-1), x.dtype.type(1)
-    for i in range(len(x)):
-        s = logistic(x[i])
-        dx[i] *= s * (one + x[i] * (one - s))
+    """dx ← dx (σ + x σ (1 − σ)), in the columns that x has."""
+    one = x.dtype.type(1)
+    for row in range(len(x)):
+        v, dv = x[row], dx[row]
+        for i in range(len(v)):
+            s = logistic(v[i])
+            dv[i] *= s * (one + v[i] * (one - s))

@@ -1,22 +1,162 @@
-"""Matrix products in pieces that OpenBLAS does quickly. Shared by the kernels that multiply matrices."""
+"""Matrix products, without a BLAS. Shared by the other kernels. Optional to read.
 
-from numba import njit
+A BLAS is made for large matrices: it first copies both factors into an order of its own. And it is fast on the processors
+that it knows. Our matrices are small (some hundred rows, some hundred columns), they are in the cache already, and we may
+lay them out as we like. So we multiply them where they lie, as Goto & van de Geijn 2008 describe ("Anatomy of
+high-performance matrix multiplication"), and Numba compiles that for whatever processor is there.
 
-QUICK_PRODUCT = 10**6  # OpenBLAS does products of up to a million multiplications without copying the matrices first
-FEW_ROWS, MOST_ROWS = 30, 512  # of a matrix: with fewer no product is quick; with more the buffers leave the cache
+Y is computed in tiles of a few rows, one vector wide. A tile stays in the processor's registers while we go through the sum
+Y[i, j] = Σ_k A[i, k] B[k, j]. For each k we load one vector of B, and for each row one number of A:
+
+    for k in range(K):
+        for r in range(rows):
+            tile[r] += A[i + r, k] * B[k, j : j + lanes]
+
+`tile_of(rows)` is this loop, put together from LLVM's instructions, because Numba has no vectors to write it with.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+VECTOR = 64  # bytes: one register of AVX-512, two of AVX2, four of ARM's NEON
+MOST_TERMS = 256  # of a sum at a time: so many vectors of B fit into the first-level cache
+
+
+def tile_of(rows):
+    """The function that computes one tile. Y[i : i + rows] becomes A[i : i + rows] B + bias, or, to add, grows by
+    A[i : i + rows] B.   B, Y and bias are one vector wide."""
+
+    @intrinsic
+    def tile(_, A, B, Y, bias, i, add):
+        def instructions(context, builder, signature, arguments):
+            kinds, (i, add) = signature.args[:4], arguments[4:]
+            A, B, Y, bias = (context.make_array(kind)(context, builder, a) for kind, a in zip(kinds, arguments))
+            kind_of = dict(zip((A, B, Y, bias), kinds))
+            number = context.get_data_type(signature.args[0].dtype)
+            size = context.get_abi_sizeof(number)
+            vector = ir.VectorType(number, VECTOR // size)
+            lane = ir.IntType(32)
+
+            def at(kind, M, *place):
+                pointer = cgutils.get_item_pointer(context, builder, kind_of[M], M, place, wraparound=False)
+                return builder.bitcast(pointer, kind.as_pointer())
+
+            def broadcast(value):
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, lane(0))
+                return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
+
+            def hidden(address):  # from the compiler, which else finds each row by a step from the last one: a long chain
+                return builder.asm(ir.FunctionType(i.type, [i.type]), "", "=r,0", [address], side_effect=False)
+
+            zero, own_rows = i.type(0), [builder.add(i, i.type(r)) for r in range(rows)]
+            places = [at(vector, Y, row, zero) for row in own_rows]
+            tile = [cgutils.alloca_once(builder, vector) for _ in places]
+            for total, place in zip(tile, places):
+                start = builder.select(add, place, at(vector, bias, zero))
+                builder.store(builder.load(start, align=size), total)
+            _, terms = cgutils.unpack_tuple(builder, A.shape)
+            row_step, term_step = cgutils.unpack_tuple(builder, A.strides)
+            firsts = [hidden(builder.ptrtoint(at(number, A, row, zero), i.type)) for row in own_rows[::6]]
+            with cgutils.for_range(builder, terms) as loop:
+                b = builder.load(at(vector, B, loop.index, zero), align=size)
+                for r, total in enumerate(tile):
+                    address = builder.add(firsts[r // 6], builder.mul(loop.index, term_step))
+                    address = builder.add(address, builder.mul(row_step, i.type(r % 6)))
+                    a = broadcast(builder.load(builder.inttoptr(address, number.as_pointer())))
+                    product = builder.fmul(a, b, flags=["contract"])
+                    builder.store(builder.fadd(builder.load(total), product, flags=["contract"]), total)
+            for total, place in zip(tile, places):
+                builder.store(builder.load(total), place, align=size)
+            return context.get_dummy_value()
+
+        return types.void(A, B, Y, bias, types.intp, types.boolean), instructions
+
+    return tile
+
+
+# As many rows as the registers hold (32 with AVX-512, 16 with AVX2), and enough to keep the multipliers busy: a row's next
+# sum waits for its last one, so meanwhile others must be at work.
+ROWS = 12 if "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2] else 6
+most_rows, four_rows, one_row = tile_of(ROWS), tile_of(4), tile_of(1)
+
+
+@njit(cache=True, error_model="numpy")
+def multiply(A, B, Y, bias, add):
+    """Y = A B + bias, or, to add, Y += A B.   A: (n, K) in any order of memory, B: (K, m) in panels, Y: (n, m), bias: (m,).
+
+    Panels are groups of neighbouring columns, a vector wide: (panels, K, lanes), with the lanes side by side in memory. So m
+    is a whole number of vectors."""
+    n, K = A.shape
+    lanes = B.shape[2]
+    for first in range(0, max(1, K), MOST_TERMS):
+        a = A[:, first : first + MOST_TERMS]
+        for p in range(len(B)):
+            b = B[p, first : first + MOST_TERMS]
+            y, start = Y[:, p * lanes : (p + 1) * lanes], bias[p * lanes : (p + 1) * lanes]
+            i = 0
+            while n - i >= ROWS and n - i != 8:  # 8 = 4 + 4
+                most_rows(a, b, y, start, i, add or first > 0)
+                i += ROWS
+            while n - i >= 4:
+                four_rows(a, b, y, start, i, add or first > 0)
+                i += 4
+            while i < n:
+                one_row(a, b, y, start, i, add or first > 0)
+                i += 1
 
 
 @njit(cache=True)
-def quick_rows(weights):
-    """How many rows to multiply at a time by a matrix of so many weights: a quick product, or, if that is too few, many."""
-    rows = QUICK_PRODUCT // max(1, weights)
-    return min(MOST_ROWS, rows) if rows >= FEW_ROWS else MOST_ROWS
+def panels(M):
+    """The panels of a matrix, where they lie. Its columns are a whole number of vectors."""
+    lanes = VECTOR // M.itemsize
+    return M.reshape(len(M), M.shape[1] // lanes, lanes).transpose(1, 0, 2)
 
 
 @njit(cache=True)
-def add_rows(total, more):
-    """total += more, for matrices."""
-    for row in range(len(total)):
-        a, b = total[row], more[row]
-        for d in range(len(a)):
-            a[d] += b[d]
+def transposed(M):
+    """The panels of Mᵀ, laid out anew and filled up with zeros."""
+    m, K = M.shape
+    lanes = VECTOR // M.itemsize
+    B = np.zeros((-(-m // lanes), K, lanes), M.dtype)
+    for p in range(len(B)):
+        rows = M[p * lanes : (p + 1) * lanes]
+        for k in range(K):
+            for lane in range(len(rows)):
+                B[p, k, lane] = rows[lane, k]
+    return B
+
+
+@njit(cache=True)
+def whole(m, M):
+    """The least number of columns, m or more, that are whole vectors of M's numbers."""
+    lanes = VECTOR // M.itemsize
+    return -(-m // lanes) * lanes
+
+
+@njit(cache=True)
+def apart(m, M):
+    """The same, but no multiple of 256 bytes: the cache has few places for numbers that are so far apart."""
+    lanes = VECTOR // M.itemsize
+    vectors = -(-m // lanes)
+    return (vectors + 1 if vectors % 4 == 0 else vectors) * lanes
+
+
+def widen(M):
+    """The array with as many more columns of zeros as make whole vectors of its rows; itself where they are."""
+    m = M.shape[-1]
+    if m == whole(m, M):
+        return np.ascontiguousarray(M)
+    wide = np.zeros((*M.shape[:-1], whole(m, M)), M.dtype)
+    wide[..., :m] = M
+    return wide
+
+
+def narrow(M, m: int):
+    """The first m columns: `widen` backwards."""
+    return np.ascontiguousarray(M[..., :m])

@@ -14,6 +14,7 @@ work waits for one that only spins.
 import os
 
 import numba
+from numba import njit
 
 WORTH_A_THREAD = 2**20  # multiplications: one thread finishes fewer before a second one is awake
 
@@ -29,3 +30,9 @@ def threads_for(work: int) -> int:
 def use_threads(count: int) -> None:
     """Let the kernels use this many threads from now on, at most as many as Numba started with."""
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+@njit(cache=True)
+def share(count, i, threads):
+    """(begin, end) of what thread i gets of `count` things."""
+    return i * count // threads, (i + 1) * count // threads

@@ -35,7 +35,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.products import add_rows, quick_rows
+from scratchdiff.kernels.products import VECTOR, apart, multiply, panels, whole
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -118,9 +118,10 @@ def convolution(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    U, k = np.empty((6, 6, *w.shape[2:]), x.dtype), constants(x.dtype)
+    lanes, k = VECTOR // x.itemsize, constants(x.dtype)
+    U = np.empty((6, 6, -(-w.shape[3] // lanes), C, lanes), x.dtype)
     transform_filter(w, U, k)
-    for plan, shares in plans(y.shape, C, numba.get_num_threads()):
+    for plan, shares in plans(y.shape, max(C, U.shape[2] * lanes), numba.get_num_threads()):
         convolve_parallel(x, U, b, y, top, left, k, plan, shares)
     return y
 
@@ -129,8 +130,8 @@ def weight_gradient(x, dy, pads):
     """dw of that convolution."""
     C, Co = x.shape[3], dy.shape[3]
     threads, k = numba.get_num_threads(), constants(x.dtype)
-    dU, dw = np.empty((threads, 6, 6, C, Co), x.dtype), np.empty((3, 3, C, Co), x.dtype)
-    for i, (plan, shares) in enumerate(plans(dy.shape, C, threads)):
+    dU, dw = np.empty((threads, 6, 6, C, whole(Co, x)), x.dtype), np.empty((3, 3, C, Co), x.dtype)
+    for i, (plan, shares) in enumerate(plans(dy.shape, apart(max(C, Co), x), threads)):
         gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], k, plan, shares, i == 0)
     transform_filter_back(dU, dw, k)
     return dw
@@ -138,17 +139,19 @@ def weight_gradient(x, dy, pads):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def transform_filter(w, U, k):
-    """U = G w Gᵀ, the rows of a filter first."""
+    """U = G w Gᵀ, the rows of a filter first, then in panels for `multiply`."""
+    lanes = U.shape[4]
     for c in prange(w.shape[2]):
-        half = np.empty((6, 3, w.shape[3]), w.dtype)
+        half = np.zeros((6, 3, U.shape[2] * lanes), w.dtype)
         for v in range(3):
             for d in range(w.shape[3]):
                 h = apply_g(w[0, v, c, d], w[1, v, c, d], w[2, v, c, d], k)
                 half[0, v, d], half[1, v, d], half[2, v, d], half[3, v, d], half[4, v, d], half[5, v, d] = h
         for i in range(6):
-            for d in range(w.shape[3]):
-                u = apply_g(half[i, 0, d], half[i, 1, d], half[i, 2, d], k)
-                U[i, 0, c, d], U[i, 1, c, d], U[i, 2, c, d], U[i, 3, c, d], U[i, 4, c, d], U[i, 5, c, d] = u
+            for p in range(U.shape[2]):
+                h, u = half[i, :, p * lanes : (p + 1) * lanes], U[i, :, p, c]
+                for d in range(lanes):
+                    u[0, d], u[1, d], u[2, d], u[3, d], u[4, d], u[5, d] = apply_g(h[0, d], h[1, d], h[2, d], k)
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -197,19 +200,19 @@ def spans(size):
 
 
 @functools.lru_cache(1000)
-def plans(y_shape, C, threads):
+def plans(y_shape, widest, threads):
     """For each rectangle of tiles of one size: its Plan, and the strips of each thread, shares[i]..shares[i+1]−1 for thread
-    i. C: channels of x."""
-    N, Ho, Wo, Co = y_shape
-    widest, cut = max(C, Co), []
+    i. widest: the most numbers that any matrix has for one tile."""
+    N, Ho, Wo, _ = y_shape
+    cut = []
     for (height, top, down), (width, left, tiles) in product(spans(Ho), spans(Wo)):
         across = -(-tiles // max(1, (STRIP // widest - 2) // width))
         run = -(-tiles // across)
         across = -(-tiles // run)
         strips = N * across * down
-        most = max(1, min(TILES, PLANE // widest, quick_rows(C * Co)) // run)
+        most = max(1, min(TILES, PLANE // widest) // run)
         groups = max(1, -(-strips // (threads * most)))  # of each thread
-        group = max(1, -(-strips // (threads * groups)))  # all of one size, since products of a few rows are slow
+        group = max(1, -(-strips // (threads * groups)))  # all of about one size
         plan = Plan(height, width, top, left, min(Wo, left + width * tiles), run, across, down, group)
         cut.append((plan, np.arange(threads + 1) * strips // threads))
     return cut
@@ -225,17 +228,17 @@ def convolve_parallel(x, U, b, y, top, left, k, plan, shares):
 @njit(cache=True)
 def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
     """Strips begin..end−1, a group at a time: tiles into V, a product M = V U for each place of a tile, tiles out."""
-    C, Co = U.shape[2:]
+    C, width = U.shape[3], U.shape[2] * U.shape[4]
     V, M, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(24 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, plan.group):
         last = min(first + plan.group, end)
         tiles = (last - first) * plan.run
-        tiles_in(x, top, left, x.shape[2], 2, k, V, plan, first, last, half, zeros)
+        tiles_in(x, top, left, x.shape[2], 2, k, V, C, plan, first, last, half, zeros)
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
-                np.dot(matrix(V, i, j, tiles, C), U[i, j], matrix(M, i, j, tiles, Co))
-        tiles_out(M, b, k, y, plan, first, last, half)
+                multiply(matrix(V, i, j, tiles, C), U[i, j], matrix(M, i, j, tiles, width), zeros, False)
+        tiles_out(M, width, b, k, y, plan, first, last, half)
 
 
 @njit(cache=True, parallel=True)
@@ -251,25 +254,25 @@ def gradient_parallel(x, dy, dU, top, left, k, plan, shares, from_zero):
 def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
     """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
     C, Co = dU.shape[2:]
+    v_width, m_width, lanes = apart(C, x), apart(Co, x), VECTOR // x.itemsize
     V, dM, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(6 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
-    product = np.empty((C, Co), x.dtype)
     for first in range(begin, end, plan.group):
         last = min(first + plan.group, end)
         tiles = (last - first) * plan.run
-        tiles_in(x, top, left, x.shape[2], 2, k, V, plan, first, last, half, zeros)
-        tiles_in(dy, 0, 0, plan.end, 0, k, dM, plan, first, last, half, zeros)
+        tiles_in(x, top, left, x.shape[2], 2, k, V, v_width, plan, first, last, half, zeros)
+        tiles_in(dy, 0, 0, plan.end, 0, k, dM, m_width, plan, first, last, half, zeros)
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
-                np.dot(matrix(V, i, j, tiles, C).T, matrix(dM, i, j, tiles, Co), product)
-                add_rows(dU[i, j], product)
+                v, dm = matrix(V, i, j, tiles, v_width), matrix(dM, i, j, tiles, m_width)
+                multiply(v[:, :C].T, panels(dm)[: Co // lanes], dU[i, j], zeros, True)
 
 
 @njit(cache=True)
-def matrix(V, i, j, tiles, C):
-    """V[i, j]: a line of C numbers for each tile."""
+def matrix(V, i, j, tiles, width):
+    """V[i, j]: a row of numbers for each tile."""
     start = (6 * i + j) * PLANE
-    return V[start : start + tiles * C].reshape(tiles, C)
+    return V[start : start + tiles * width].reshape(tiles, width)
 
 
 @njit(cache=True, error_model="numpy")
@@ -292,18 +295,19 @@ def line(x, n, r, begin, end, zeros):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def tiles_in(x, top, left, end, more, k, V, plan, first, last, half, zeros):
-    """Strips first..last−1 of x, a tile d at a time, into V. more = 2: V = B d Bᵀ, where d has two pixels more each way than
-    a tile has outputs. more = 0: V = A d Aᵀ, where d has as many. d is zero outside the image, and from column `end` on."""
+def tiles_in(x, top, left, end, more, k, V, width, plan, first, last, half, zeros):
+    """Strips first..last−1 of x, a tile d at a time, into V, whose rows have `width` numbers. more = 2: V = B d Bᵀ, where d
+    has two pixels more each way than a tile has outputs. more = 0: V = A d Aᵀ, where d has as many. d is zero outside the
+    image, and from column `end` on."""
     N, H, W, C = x.shape
     lines = x.reshape(N, H, W * C)
     run, rows, columns = plan.run, plan.height + more, plan.width + more
     for strip in range(first, last):
         n, r, c = place(strip, plan)
         r, c = r - top, c - left
-        width = plan.width * run + more
-        inside = min(max(0, -c), width)
-        outside = max(inside, min(width, end - c))  # columns inside..outside−1 of the strip are in the image
+        wide = plan.width * run + more
+        inside = min(max(0, -c), wide)
+        outside = max(inside, min(wide, end - c))  # columns inside..outside−1 of the strip are in the image
         a, b = (c + inside) * C, (c + outside) * C
         h = half[inside * C :]
         s0, s1, s2 = line(lines, n, r, a, b, zeros), line(lines, n, r + 1, a, b, zeros), line(lines, n, r + 2, a, b, zeros)
@@ -322,12 +326,12 @@ def tiles_in(x, top, left, end, more, k, V, plan, first, last, half, zeros):
                 )
         for i in range(plan.height + 2):
             half[i * LINE : i * LINE + inside * C] = 0
-            half[i * LINE + outside * C : i * LINE + width * C] = 0
+            half[i * LINE + outside * C : i * LINE + wide * C] = 0
             for t in range(run):
                 g0 = half[i * LINE + plan.width * t * C : i * LINE + (plan.width * t + columns) * C]
                 g1, g2 = g0[C:], g0[2 * C :]
                 g3 = g0[3 * C :] if columns > 3 else zeros
-                v = V[6 * i * PLANE + ((strip - first) * run + t) * C :]
+                v = V[6 * i * PLANE + ((strip - first) * run + t) * width :]
                 if more:
                     g4 = g0[4 * C :]
                     g5 = g0[5 * C :] if columns > 5 else zeros
@@ -343,17 +347,19 @@ def tiles_in(x, top, left, end, more, k, V, plan, first, last, half, zeros):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def tiles_out(M, b, k, y, plan, first, last, half):
-    """y = Aᵀ M A + b for the tiles of strips first..last−1, as much of them as lies inside y and the rectangle."""
+def tiles_out(M, width, b, k, y, plan, first, last, half):
+    """y = Aᵀ M A + b for the tiles of strips first..last−1, as much of them as lies inside y and the rectangle.
+
+    The rows of M have `width` numbers."""
     N, H, _, C = y.shape
     run = plan.run
     waste = np.empty(C, y.dtype)  # where pixels outside the rectangle go
     for strip in range(first, last):
         n, r, c0 = place(strip, plan)
         for j in range(plan.width + 2):
-            m = M[j * PLANE + (strip - first) * run * C :]
+            m = M[j * PLANE + (strip - first) * run * width :]
             h = half[j * LINE :]
-            for e in range(run * C):
+            for e in range(run * width):
                 h[e], h[6 * LINE + e], h[12 * LINE + e], h[18 * LINE + e] = apply_at(
                     m[e], m[6 * PLANE + e], m[12 * PLANE + e], m[18 * PLANE + e], m[24 * PLANE + e], m[30 * PLANE + e], k
                 )
@@ -363,7 +369,7 @@ def tiles_out(M, b, k, y, plan, first, last, half):
                 c = c0 + plan.width * t
                 if c >= plan.end:
                     break
-                g = half[6 * i * LINE + t * C :]
+                g = half[6 * i * LINE + t * width :]
                 y0 = y[n, r + i, c]
                 y1 = y[n, r + i, c + 1] if c + 1 < plan.end else waste
                 y2 = y[n, r + i, c + 2] if c + 2 < plan.end else waste

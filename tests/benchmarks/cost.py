@@ -3,16 +3,15 @@
 While a step runs we count its products, the bytes that it moves and its calls. Each count is divided by its speed, which is
 how much of it the machine does in a second:
 
-    seconds = Σ count/speed,    over the six counts
+    seconds = Σ count/speed,    over the five counts
 
 flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
 near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
 far     bytes of whole arrays, from memory and to it, by the kernels, with all threads
 alone   the same by NumPy's own functions, with one thread: upsampling, turning a filter
-copied  bytes of the factors of large products, which OpenBLAS first copies into another order: wide networks
 calls   of ops (forward and backward), of convolution's kernels, and of Adam for each parameter
 
-The six speeds come from benchmarks of their own: two products, three copies, and a step of a network so small that it is
+The five speeds come from benchmarks of their own: a product, three copies, and a step of a network so small that it is
 nothing but calls. The argument is what differs from the yardstick, as JSON. `scaling.py` tests the prediction.
 """
 
@@ -33,7 +32,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-TERMS = ("flops", "near", "far", "alone", "copied", "calls")
+TERMS = ("flops", "near", "far", "alone", "calls")
 NORM = 60, 100  # a number's normalisation, forward and backward, takes as long as so many flops of a product (measured)
 TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of the yardstick, and next to nothing else
 
@@ -41,14 +40,12 @@ TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of 
 # %% What the kernels do: each function takes a kernel's arguments and its result, and returns the counts of that call
 
 
-def products(n, k, m, times) -> dict:
-    """`times` products of (n, k) with (k, m) matrices."""
-    from scratchdiff.kernels.products import QUICK_PRODUCT
-
-    return dict(flops=2 * n * k * m * times, copied=4 * (n * k + k * m) * times if n * k * m > QUICK_PRODUCT else 0)
+def products(n, k, m, times=1) -> dict:
+    """`times` products of (n, k) with (k, m) matrices. Their columns are filled up to whole vectors of 16 numbers."""
+    return dict(flops=2 * n * k * 16 * math.ceil(m / 16) * times)
 
 
-def winograd_both_ways(x, y, C, Co, gradient=False) -> tuple[Counter, int]:
+def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
     """The products V U or Vᵀ dM, and the transforms of x to V and between M and y; and how many groups of tiles are
     multiplied at a time.
 
@@ -61,12 +58,11 @@ def winograd_both_ways(x, y, C, Co, gradient=False) -> tuple[Counter, int]:
     from scratchdiff.kernels import winograd
 
     cost, groups = Counter(far=x.nbytes + y.nbytes), 0
-    for plan, shares in winograd.plans(y.shape, C, numba.get_num_threads()):
+    for plan, shares in winograd.plans(y.shape, max(C, Co), numba.get_num_threads()):
         strips = int(shares[-1])
         tiles, places = strips * plan.run, (plan.height + 2) * (plan.width + 2)  # with the tiles that hang over the edge
         half = plan.width * (plan.height + 2)
-        rows = min(plan.group, math.ceil(strips / (len(shares) - 1))) * plan.run
-        cost.update(products(*(C, rows) if gradient else (rows, C), Co, places * tiles / rows))
+        cost.update(products(tiles, C, Co, places))
         cost.update(near=4 * (3 * half + 2 * places) * tiles * (C + Co), flops=2 * 140 * places / 36 * tiles * (C + Co))
         groups += math.ceil(strips / plan.group) * places / 36
     return cost, groups
@@ -82,40 +78,43 @@ def winograd_convolution(x, w, b, pads, y) -> dict:
 
 def winograd_weight_gradient(x, dy, pads, dw) -> dict:
     C, Co = dw.shape[2:]
-    cost, groups = winograd_both_ways(x, dy, C, Co, gradient=True)
-    cost.update(near=groups * 4 * 4 * 36 * C * Co)  # every group's product is written, and added to the sum
+    cost, groups = winograd_both_ways(x, dy, C, Co)
+    cost.update(near=groups * 4 * 2 * 36 * C * Co)  # every group adds to the sum
     cost.update(far=4 * (2 * 36 + 9) * C * Co)  # dw = Gᵀ dU G of the threads' sum
     return cost
 
 
-def im2col_both_ways(x, y, w_shape, gradient=False) -> tuple[Counter, int, int]:
-    """The products cols w or colsᵀ dy, and the windows laid out and read again (a 1 × 1 window is the image itself); in how
-    many blocks of rows, and in how many pieces of the window."""
-    from scratchdiff.kernels import im2col
-
-    kh, kw, C, Co = w_shape
-    (lines, taps), outputs = im2col.block(w_shape, y.shape[2]), y[..., 0].size
-    rows, width = lines * y.shape[2], taps * C
-    cost = Counter(products(*(width, rows) if gradient else (rows, width), Co, outputs * kh * kw / (rows * taps)))
-    cost.update(near=0 if kh == kw == 1 and x.shape[:3] == y.shape[:3] else 4 * 2 * outputs * kh * kw * C)
-    cost.update(far=x.nbytes + y.nbytes)
-    return cost, math.ceil(outputs / rows), math.ceil(kh * kw / taps)
+def windows(x, y, w_shape) -> dict:
+    """The windows, laid out and read again. A 1 × 1 window is the image itself."""
+    kh, kw, C, _ = w_shape
+    return dict(near=0 if kh == kw == 1 and x.shape[:3] == y.shape[:3] else 4 * 2 * y[..., 0].size * kh * kw * C)
 
 
 def im2col_convolution(x, w, b, s, pads, y) -> dict:
-    cost, _, pieces = im2col_both_ways(x, y, w.shape)
-    cost.update(near=(3 * (pieces - 1) + 2) * y.nbytes)  # the pieces' products are added up, and the bias
+    cost = Counter(products(y[..., 0].size, w[..., 0].size, w.shape[3]), far=x.nbytes + y.nbytes)
+    cost.update(windows(x, y, w.shape))
     return cost
 
 
 def im2col_weight_gradient(x, dy, w_shape, s, pads, dw) -> dict:
-    cost, blocks, _ = im2col_both_ways(x, dy, w_shape, gradient=True)
-    cost.update(near=blocks * 4 * dw.nbytes, alone=3 * dw.nbytes)  # each block's product is added; then the threads' sums
+    from scratchdiff.kernels import im2col
+
+    cost = Counter(products(dw[..., 0].size, dy[..., 0].size, dw.shape[3]))
+    cost.update(windows(x, dy, w_shape))
+    blocks = math.ceil(dy[..., 0].size / im2col.block(dw[..., 0].size))
+    cost.update(near=blocks * 2 * dw.nbytes, far=x.nbytes + dy.nbytes, alone=3 * dw.nbytes)  # at last the threads' sums
+    return cost
+
+
+def im2col_input_gradient(dy, w, x_shape, s, pads, dx) -> dict:
+    cost = Counter(products(dy[..., 0].size, w.shape[3], w[..., 0].size))
+    cost.update(near=4 * 4 * dy[..., 0].size * w[..., 0].size, far=dy.nbytes + dx.nbytes, alone=dx.nbytes)
     return cost
 
 
 def input_gradient(dy, w, x_shape, s, pads, dx) -> dict:
-    return dict(alone=2 * w.nbytes)  # the filter is turned; the convolution itself is counted where it is done
+    """At stride 1 the filter is turned; the convolution itself is counted where it is done."""
+    return dict(alone=2 * w.nbytes if s == 1 else 0)
 
 
 def sum_pixels(dy, db) -> dict:
@@ -136,6 +135,7 @@ def kernels() -> dict:
         (winograd, "weight_gradient"): winograd_weight_gradient,
         (im2col, "convolution"): im2col_convolution,
         (im2col, "weight_gradient"): im2col_weight_gradient,
+        (im2col, "input_gradient"): im2col_input_gradient,
         (conv, "input_gradient"): input_gradient,
         (conv, "sum_pixels"): sum_pixels,
         (optim, "adam_update"): adam_update,
@@ -247,13 +247,14 @@ def measure_machine() -> dict:
     from numba import njit, prange
 
     import scratchdiff.kernels.compiled  # noqa: F401  (it keeps BLAS to one thread)
+    from scratchdiff.kernels.products import multiply, panels
 
     @njit(parallel=True)
-    def multiply(a, b, c, times):
+    def multiplying(a, b, c, bias, times):  # the products of a convolution: 36 weights in turn
         for thread in prange(len(a)):
             for _ in range(times):
                 for i in range(36):
-                    np.dot(a[thread, i], b[thread, i], c[thread, i])
+                    multiply(a[thread, i], panels(b[thread, i]), c[thread, i], bias, False)
 
     @njit(parallel=True)
     def copy(a, b, times):
@@ -263,21 +264,15 @@ def measure_machine() -> dict:
 
     threads, step = numba.get_num_threads(), training_step(**TINY)
 
-    def multiplying(rows, channels, times):  # the seconds of the products of a convolution: 36 weights in turn
-        a, c = np.ones((2, threads, 36, rows, channels), np.float32)
-        b = np.ones((threads, 36, channels, channels), np.float32)
-        return seconds_of(multiply, a, b, c, times) / times
-
-    flops = threads * 36 * 2 * 128 * 64**2 / multiplying(128, 64, 64)
-    copying = multiplying(128, 256, 4) - threads * 36 * 2 * 128 * 256**2 / flops
+    a, c = np.ones((2, threads, 36, 128, 64), np.float32)
+    b, bias = np.ones((threads, 36, 64, 64), np.float32), np.zeros(64, np.float32)
     near = np.ones((2, threads, 2**18), np.float32)  # a megabyte stays in a thread's cache
     far = np.ones((2, threads, 2**25 // threads), np.float32)  # 134 do not
     return dict(
-        flops=flops,
+        flops=64 * threads * 36 * 2 * 128 * 64**2 / seconds_of(multiplying, a, b, c, bias, 64),
         near=100 * near.nbytes / seconds_of(copy, *near, 100),
         far=far.nbytes / seconds_of(copy, *far, 1),
         alone=far.nbytes / seconds_of(np.copyto, *far[::-1]),
-        copied=threads * 36 * 4 * (128 * 256 + 256**2) / copying,
         calls=count(step)["calls"] / seconds_of(step, times=100),
     )
 
@@ -325,7 +320,7 @@ def predict(counted: dict, machine: dict) -> dict:
 def with_cores(machine: dict, cores: int, bandwidth: float) -> dict:
     """A machine of so many cores like the one that was measured, whose memory moves `bandwidth` bytes in a second: products
     and caches grow with the cores, traffic with memory does so until the bandwidth binds, and the rest does not grow."""
-    grown = {term: cores * machine[term] for term in ("flops", "near", "far", "copied")}
+    grown = {term: cores * machine[term] for term in ("flops", "near", "far")}
     return machine | grown | dict(far=min(grown["far"], bandwidth))
 
 
@@ -358,10 +353,10 @@ def main(argv=None) -> None:
 
 def in_words(machines: dict) -> str:
     """The table of what machines do in a second."""
-    head = "| | GFLOP/s | near, GB/s | far, GB/s | alone, GB/s | copied, GB/s | us a call |"
+    head = "| | GFLOP/s | near, GB/s | far, GB/s | alone, GB/s | us a call |"
     rows = [f"| {name} | {' | '.join(f'{m[term] / 1e9:.3g}' for term in TERMS[:-1])} | {1e6 / m['calls']:.1f} |"
             for name, m in machines.items()]  # fmt: skip
-    return "\n".join([head, "|---" * 7 + "|", *rows])
+    return "\n".join([head, "|---" * 6 + "|", *rows])
 
 
 if __name__ == "__main__":

@@ -23,14 +23,19 @@ def conv_step(size, kernel, C, Co):
 
 
 def test_a_3x3_convolution_makes_36_products_a_tile_three_times():
-    counted = count(conv_step(8, 3, 5, 4))  # 2 · 4 tiles of 4 × 4; y, dx and dw
-    assert counted["flops"] == 3 * 8 * (2 * 36 * 5 * 4 + 2 * 140 * (5 + 4))
-    assert counted["direct"] == 3 * 2 * (2 * 8 * 8) * 9 * 5 * 4
+    counted = count(conv_step(16, 3, 32, 48))  # 2 · 16 tiles of 4 × 4; y, dx and dw
+    assert counted["flops"] == 3 * 32 * (2 * 36 * 32 * 48 + 2 * 140 * (32 + 48))
+    assert counted["direct"] == 3 * 2 * (2 * 16 * 16) * 9 * 32 * 48
 
 
 def test_a_1x1_convolution_makes_its_products_and_no_more():
-    counted = count(conv_step(8, 1, 5, 4))
-    assert counted["flops"] == pytest.approx(counted["direct"]) and counted["direct"] == 3 * 2 * (2 * 8 * 8) * 5 * 4
+    counted = count(conv_step(8, 1, 32, 48))
+    assert counted["flops"] == counted["direct"] == 3 * 2 * (2 * 8 * 8) * 32 * 48
+
+
+def test_columns_are_filled_up_to_whole_vectors():
+    counted = count(conv_step(8, 1, 32, 4))  # y and dw have 4 columns of 16, dx has 32
+    assert counted["flops"] == 2 * (2 * 8 * 8) * (32 * 16 + 4 * 32 + 32 * 16)
 
 
 def test_a_sum_of_tensors_moves_three_arrays_and_a_reshape_none():
@@ -52,7 +57,7 @@ def test_adam_moves_seven_numbers_for_each_parameter():
 
 
 def test_cores_speed_up_what_they_share_until_memory_binds():
-    machine = dict(flops=100e9, near=80e9, far=20e9, alone=20e9, copied=3e9, calls=1e5)
+    machine = dict(flops=100e9, near=80e9, far=20e9, alone=20e9, calls=1e5)
     counted = count(training_step(batch=1, image_size=4, ch=8, attn_resolutions=()))
     one, many = predict(counted, machine), predict(counted, with_cores(machine, 64, 200e9))
     assert many["flops"] == one["flops"] / 64 and many["far"] == one["far"] / 10

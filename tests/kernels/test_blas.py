@@ -50,7 +50,7 @@ def test_where_openblas_takes_the_processor_for_a_haswell_the_kernels_get_the_av
     done = in_a_process(
         "from scratchdiff.kernels import blas; print(blas.blas_in_words(), os.environ.get('OPENBLAS_CORETYPE'))"
     )
-    assert done.stdout == ("NumPy's: Haswell, chosen by OpenBLAS; SciPy's, which the kernels call: SkylakeX, chosen by "
+    assert done.stdout == ("NumPy's: Haswell, chosen by OpenBLAS; SciPy's, which attention calls: SkylakeX, chosen by "
                            "scratchdiff, by the processor's features None\n")  # fmt: skip
     assert done.stderr == ""
 

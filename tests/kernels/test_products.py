@@ -1,0 +1,54 @@
+"""The kernels' own matrix products equal NumPy's, whatever the shapes and the order of memory."""
+
+import numpy as np
+import pytest
+
+from scratchdiff.kernels import compiled  # noqa: F401  (first, so that the cache folder is chosen)
+from scratchdiff.kernels.products import MOST_TERMS, ROWS, VECTOR, apart, multiply, narrow, panels, transposed, whole, widen
+
+dtypes = pytest.mark.parametrize("dtype, tolerance", ((np.float32, 2e-5), (np.float64, 1e-12)))
+
+
+def matrices(dtype, *shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+@dtypes
+@pytest.mark.parametrize("K", (0, 1, 30, MOST_TERMS, MOST_TERMS + 1, 3 * MOST_TERMS))
+@pytest.mark.parametrize("n", (1, 3, 4, 5, 7, 8, ROWS, ROWS + 1, 2 * ROWS + 8, 45))
+def test_a_product_equals_that_of_numpy_for_all_numbers_of_rows_and_terms(n, K, dtype, tolerance):
+    A, B, bias = matrices(dtype, (n, K), (K, 2 * whole(1, np.empty(0, dtype))), (2 * whole(1, np.empty(0, dtype)),))
+    Y = np.full((n, B.shape[1]), np.nan, dtype)
+    multiply(A, panels(B), Y, bias, False)
+    np.testing.assert_allclose(Y, A @ B + bias, atol=tolerance * max(1, K) ** 0.5)
+
+
+@dtypes
+def test_a_transposed_factor_a_strided_result_and_a_sum_are_as_numpy_has_them(dtype, tolerance):
+    A, B, Y, bias = matrices(dtype, (50, 19), (50, 96), (19, 96), (64,))
+    want = Y[:, 16:80].astype(float) + A.astype(float).T @ B[:, 16:80]
+    before = Y.copy()
+    lanes = VECTOR // Y.itemsize
+    multiply(A.T, panels(B)[16 // lanes : 80 // lanes], Y[:, 16:80], bias, True)
+    np.testing.assert_allclose(Y[:, 16:80], want, atol=10 * tolerance)
+    np.testing.assert_array_equal(Y[:, :16], before[:, :16])
+    np.testing.assert_array_equal(Y[:, 80:], before[:, 80:])
+
+
+@dtypes
+@pytest.mark.parametrize("shape", ((5, 1), (5, 16), (3, 17), (40, 33), (0, 3), (3, 0)))
+def test_the_panels_of_a_transposed_matrix_hold_its_columns(shape, dtype, tolerance):
+    (M,) = matrices(dtype, shape)
+    want = widen(M.T)
+    np.testing.assert_array_equal(transposed(M).transpose(1, 0, 2).reshape(want.shape), want)
+    np.testing.assert_array_equal(narrow(want, len(M)), M.T)
+    assert whole(len(M), M) == want.shape[1] and want.shape[1] * M.itemsize % VECTOR == 0
+
+
+def test_rows_that_lie_apart_are_no_multiple_of_256_bytes():
+    for dtype in (np.float32, np.float64):
+        M = np.empty(0, dtype)
+        for m in range(1, 200):
+            assert apart(m, M) >= whole(m, M) and apart(m, M) * M.itemsize % VECTOR == 0
+            assert apart(m, M) * M.itemsize % 256 != 0
