@@ -212,7 +212,8 @@ def numpy_winograd(x, w, dy):
 #
 # What runs when you train. Winograd a few tiles at a time, so that everything between the image and y stays in the
 # cache, with the matrices A, B and G applied by sums and differences, in all threads. Where 4 does not divide a side, some
-# tiles have three outputs.
+# tiles have three outputs. Each of the 36 matrix products is added up in the processor's registers
+# (`kernels/products.py`).
 
 
 # %%

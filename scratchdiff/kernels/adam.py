@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.threads import threads_for
+from scratchdiff.kernels.threads import share, threads_for
 
 
 def adam_update(p, g, m, v, k, lr, b1, b2, eps):
@@ -32,7 +32,7 @@ def adam_update(p, g, m, v, k, lr, b1, b2, eps):
 def adam_parallel(p, g, m, v, b1, b2, step_size, eps, threads):
     """Each thread updates its share of the numbers."""
     for i in prange(threads):
-        adam_range(p, g, m, v, b1, b2, step_size, eps, i * len(p) // threads, (i + 1) * len(p) // threads)
+        adam_range(p, g, m, v, b1, b2, step_size, eps, *share(len(p), i, threads))
 
 
 @njit(cache=True, error_model="numpy")

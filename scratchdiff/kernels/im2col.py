@@ -16,7 +16,7 @@ from scratchdiff.kernels.products import multiply, narrow, panels, transposed, w
 from scratchdiff.kernels.threads import share
 
 BLOCK = 2**16  # numbers in a block of rows: they should stay in the cache
-MOST_ROWS = 64
+MOST_ROWS = 64  # so that dw's two factors stay in the first-level cache
 
 
 def convolution(x, w, b, s, pads):
@@ -50,7 +50,7 @@ def input_gradient(dy, w, x_shape, s, pads):
 def convolve_parallel(x, w, b, y, kh, kw, s, top, left, threads):
     """y = cols w + b, with a share of the pixels of y for each thread."""
     for thread in prange(threads):
-        begin, end = share(y.size // y.shape[3], thread, threads)
+        begin, end = share(len(y) * y.shape[1] * y.shape[2], thread, threads)
         convolve_pixels(x, w, b, y, kh, kw, s, top, left, begin, end)
 
 
@@ -74,7 +74,7 @@ def convolve_pixels(x, w, b, y, kh, kw, s, top, left, begin, end):
 def gradient_parallel(x, dy, parts, kh, kw, s, top, left):
     """parts[i] = colsᵀ dy over the pixels of thread i; their sum is dw."""
     for i in prange(len(parts)):  # each adds up its own pixels, so the order of the sum, and its bits, are fixed
-        begin, end = share(dy.size // dy.shape[3], i, len(parts))
+        begin, end = share(len(dy) * dy.shape[1] * dy.shape[2], i, len(parts))
         gradient_pixels(x, dy, parts[i], kh, kw, s, top, left, begin, end)
 
 
@@ -92,7 +92,7 @@ def gradient_pixels(x, dy, dw, kh, kw, s, top, left, begin, end):
 
 @njit(cache=True, parallel=True)
 def collect_parallel(dy, w_transposed, dx, kh, kw, s, top, left, threads):
-    """dx += dcols for every window, with a share of the images for each thread: windows of one image overlap."""
+    """dx += dcols for every window. Each thread has images of its own, because the windows of one image overlap."""
     for thread in prange(threads):
         begin, end = share(len(dy), thread, threads)
         pixels = dy.shape[1] * dy.shape[2]

@@ -12,7 +12,7 @@ from scratchdiff.kernels.memory import prepare
 from scratchdiff.kernels.products import multiply, narrow, panels, transposed, whole, widen
 from scratchdiff.kernels.threads import share, threads_for
 
-ROWS = 128  # in a block
+BLOCK = 128  # rows that are multiplied at a time
 
 
 def affine(x, w, b):
@@ -30,20 +30,20 @@ def forward_and_backward(x, w, b, silu):
     x, w, bias = prepare(x, w, np.zeros(w.shape[1], x.dtype) if b is None else b)
     inputs, outputs = w.shape
     y, act = np.empty((len(x), whole(outputs, x)), x.dtype), np.empty_like(x) if silu else x
-    threads = threads_for(x.size * outputs)
+    threads, wide_w, wide_b = threads_for(x.size * outputs), widen(w), widen(bias)
     if threads == 1:
-        affine_rows(x, widen(w), widen(bias), silu, act, y, 0, len(x))
+        affine_rows(x, wide_w, wide_b, silu, act, y, 0, len(x))
     else:
-        affine_parallel(x, widen(w), widen(bias), silu, act, y, threads)
+        affine_parallel(x, wide_w, wide_b, silu, act, y, threads)
 
     def backward(dy):
-        (dy,) = prepare(dy)
+        wide_dy, w_transposed = widen(np.require(dy, x.dtype, "CW")), transposed(w)
         dx, dw = np.empty((len(x), whole(inputs, x)), x.dtype), np.empty((inputs, y.shape[1]), x.dtype)
         db = np.empty_like(bias)
         if threads == 1:
-            gradient_share(widen(dy), x, transposed(w), silu, act, dx, dw, db, 0, 1)
+            gradient_share(wide_dy, x, w_transposed, silu, act, dx, dw, db, 0, 1)
         else:
-            gradient_parallel(widen(dy), x, transposed(w), silu, act, dx, dw, db, threads)
+            gradient_parallel(wide_dy, x, w_transposed, silu, act, dx, dw, db, threads)
         return narrow(dx, inputs), narrow(dw, outputs), None if b is None else db
 
     return narrow(y, outputs), backward
@@ -59,8 +59,8 @@ def affine_parallel(x, w, b, silu, act, y, threads):
 @njit(cache=True)
 def affine_rows(x, w, b, silu, act, y, begin, end):
     """Rows begin..end−1, a block at a time."""
-    for first in range(begin, end, ROWS):
-        last = min(first + ROWS, end)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
         if silu:
             activate(x[first:last], act[first:last])
         multiply(act[first:last], panels(w), y[first:last], b, False)
@@ -82,8 +82,8 @@ def gradient_share(dy, x, w_transposed, silu, act, dx, dw, db, i, threads):
     left, right = share(len(db), i, threads)
     dw, db = dw[begin:end], db[left:right]
     dw[:], db[:], zeros = 0, 0, np.zeros(max(dx.shape[1], dw.shape[1]), x.dtype)
-    for first in range(0, len(x), ROWS * threads):
-        last = min(first + ROWS * threads, len(x))
+    for first in range(0, len(x), BLOCK * threads):
+        last = min(first + BLOCK * threads, len(x))
         top, bottom = share(last - first, i, threads)
         own = slice(first + top, first + bottom)
         multiply(dy[own, : w_transposed.shape[1]], w_transposed, dx[own], zeros, False)

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from scratchdiff.kernels import FORMULAS
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.threads import threads_for
+from scratchdiff.kernels.threads import share, threads_for
 
 MOVED = 8  # moving a number takes about as long as so many multiplications
 
@@ -57,7 +57,7 @@ def join(xs, axis):
 def add_parallel(a, b, y, threads):
     """y = a + b, a share for each thread."""
     for thread in prange(threads):
-        begin, end = thread * len(y) // threads, (thread + 1) * len(y) // threads
+        begin, end = share(len(y), thread, threads)
         add_range(a[begin:end], b[begin:end], y[begin:end])
 
 
@@ -72,7 +72,7 @@ def add_range(a, b, y):
 def copy_parallel(a, first, b, start, width, threads):
     """`copy_columns` with a share of the rows for each thread."""
     for thread in prange(threads):
-        begin, end = thread * len(a) // threads, (thread + 1) * len(a) // threads
+        begin, end = share(len(a), thread, threads)
         copy_columns(a[begin:end], first, b[begin:end], start, width)
 
 

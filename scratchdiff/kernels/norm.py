@@ -16,6 +16,7 @@ from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
+from scratchdiff.kernels.threads import share
 
 
 def normalise(x, scale, shift, groups, eps):
@@ -56,7 +57,7 @@ def norm_parallel(x, scale, shift, eps, silu, y, mean, rstd, parts):
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
-        first, last = part * groups // parts, (part + 1) * groups // parts
+        first, last = share(groups, part, parts)
         norm_image(x[n], scale, shift, eps, silu, y[n], mean[n], rstd[n], first, last)
 
 
@@ -105,7 +106,7 @@ def gradient_parallel(dy, x, mean, rstd, scale, shift, silu, dx, dscale, dshift,
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
-        first, last = part * groups // parts, (part + 1) * groups // parts
+        first, last = share(groups, part, parts)
         gradient_image(dy[n], x[n], mean[n], rstd[n], scale, shift, silu, dx[n], dscale[n], dshift[n], first, last)
 
 

@@ -1,12 +1,13 @@
 """Matrix products, without a BLAS. Shared by the other kernels. Optional to read.
 
-A BLAS is made for large matrices: it first copies both factors into an order of its own. And it is fast on the processors
-that it knows. Our matrices are small (some hundred rows, some hundred columns), they are in the cache already, and we may
-lay them out as we like. So we multiply them where they lie, as Goto & van de Geijn 2008 describe ("Anatomy of
-high-performance matrix multiplication"), and Numba compiles that for whatever processor is there.
+A BLAS is made for large matrices: it first copies both factors into an order of its own. And it is fast only on the
+processors that it knows. Our matrices are small (some hundred rows, some hundred columns), they are in the cache already,
+and we may lay them out as we like. So we multiply them where they lie, and Numba compiles the loop for whatever processor
+is there.
 
 Y is computed in tiles of a few rows, one vector wide. A tile stays in the processor's registers while we go through the sum
-Y[i, j] = Σ_k A[i, k] B[k, j]. For each k we load one vector of B, and for each row one number of A:
+Y[i, j] = Σ_k A[i, k] B[k, j]   (Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication"; we leave out
+the copying that they also describe). For each k we load one vector of B, and for each row one number of A:
 
     for k in range(K):
         for r in range(rows):
@@ -21,6 +22,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
@@ -34,6 +36,9 @@ def tile_of(rows):
 
     @intrinsic
     def tile(_, A, B, Y, bias, i, add):
+        if len({M.dtype for M in (A, B, Y, bias)}) > 1:
+            raise TypingError(f"multiply: the matrices must have one dtype, got {A}, {B}, {Y}, {bias}")
+
         def instructions(context, builder, signature, arguments):
             kinds, (i, add) = signature.args[:4], arguments[4:]
             A, B, Y, bias = (context.make_array(kind)(context, builder, a) for kind, a in zip(kinds, arguments))
@@ -43,21 +48,23 @@ def tile_of(rows):
             vector = ir.VectorType(number, VECTOR // size)
             lane = ir.IntType(32)
 
-            def at(kind, M, *place):
+            def at(content, M, *place):
                 pointer = cgutils.get_item_pointer(context, builder, kind_of[M], M, place, wraparound=False)
-                return builder.bitcast(pointer, kind.as_pointer())
+                return builder.bitcast(pointer, content.as_pointer())
 
             def broadcast(value):
                 one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, lane(0))
                 return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
 
-            def hidden(address):  # from the compiler, which else finds each row by a step from the last one: a long chain
+            def hidden(address):
+                # The compiler must not see how the address comes about: it would compute each row's address from that of
+                # the row before, one addition waiting for the other.
                 return builder.asm(ir.FunctionType(i.type, [i.type]), "", "=r,0", [address], side_effect=False)
 
             zero, own_rows = i.type(0), [builder.add(i, i.type(r)) for r in range(rows)]
             places = [at(vector, Y, row, zero) for row in own_rows]
-            tile = [cgutils.alloca_once(builder, vector) for _ in places]
-            for total, place in zip(tile, places):
+            totals = [cgutils.alloca_once(builder, vector) for _ in places]
+            for total, place in zip(totals, places):
                 start = builder.select(add, place, at(vector, bias, zero))
                 builder.store(builder.load(start, align=size), total)
             _, terms = cgutils.unpack_tuple(builder, A.shape)
@@ -65,13 +72,13 @@ def tile_of(rows):
             firsts = [hidden(builder.ptrtoint(at(number, A, row, zero), i.type)) for row in own_rows[::6]]
             with cgutils.for_range(builder, terms) as loop:
                 b = builder.load(at(vector, B, loop.index, zero), align=size)
-                for r, total in enumerate(tile):
+                for r, total in enumerate(totals):
                     address = builder.add(firsts[r // 6], builder.mul(loop.index, term_step))
                     address = builder.add(address, builder.mul(row_step, i.type(r % 6)))
                     a = broadcast(builder.load(builder.inttoptr(address, number.as_pointer())))
                     product = builder.fmul(a, b, flags=["contract"])
                     builder.store(builder.fadd(builder.load(total), product, flags=["contract"]), total)
-            for total, place in zip(tile, places):
+            for total, place in zip(totals, places):
                 builder.store(builder.load(total), place, align=size)
             return context.get_dummy_value()
 
@@ -80,8 +87,8 @@ def tile_of(rows):
     return tile
 
 
-# As many rows as the registers hold (32 with AVX-512, 16 with AVX2), and enough to keep the multipliers busy: a row's next
-# sum waits for its last one, so meanwhile others must be at work.
+# With AVX2 as many rows as fit into its 16 registers, two for each. With AVX-512, which has 32 of the double width, enough
+# to keep the multipliers busy: a row's next addition waits for its last one, and meanwhile the other rows are at work.
 ROWS = 12 if "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2] else 6
 most_rows, four_rows, one_row = tile_of(ROWS), tile_of(4), tile_of(1)
 
@@ -132,7 +139,6 @@ def transposed(M):
     return B
 
 
-@njit(cache=True)
 def whole(m, M):
     """The least number of columns, m or more, that are whole vectors of M's numbers."""
     lanes = VECTOR // M.itemsize
@@ -148,7 +154,7 @@ def apart(m, M):
 
 
 def widen(M):
-    """The array with as many more columns of zeros as make whole vectors of its rows; itself where they are."""
+    """M with columns of zeros added until a row is a whole number of vectors; M itself if it is."""
     m = M.shape[-1]
     if m == whole(m, M):
         return np.ascontiguousarray(M)

@@ -1,4 +1,4 @@
-"""One pool of threads. Numba's threads share out the work; BLAS is kept to one thread, and is called from inside them.
+"""One pool of threads. Numba's threads share out the work; OpenBLAS, which few kernels call, is kept to one thread.
 
 NumPy and SciPy each bring an OpenBLAS with threads of its own. Pools that take turns fight for the cores: idle OpenBLAS
 threads spin, and every hand-over costs milliseconds. So the first kernel that runs sets both libraries to one thread, for

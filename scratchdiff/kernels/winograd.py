@@ -119,7 +119,7 @@ def convolution(x, w, b, pads):
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
     lanes, k = VECTOR // x.itemsize, constants(x.dtype)
-    U = np.empty((6, 6, -(-w.shape[3] // lanes), C, lanes), x.dtype)
+    U = np.empty((6, 6, whole(w.shape[3], x) // lanes, C, lanes), x.dtype)
     transform_filter(w, U, k)
     for plan, shares in plans(y.shape, max(C, U.shape[2] * lanes), numba.get_num_threads()):
         convolve_parallel(x, U, b, y, top, left, k, plan, shares)
@@ -253,8 +253,8 @@ def gradient_parallel(x, dy, dU, top, left, k, plan, shares, from_zero):
 @njit(cache=True)
 def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
     """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
-    C, Co = dU.shape[2:]
-    v_width, m_width, lanes = apart(C, x), apart(Co, x), VECTOR // x.itemsize
+    C, width = dU.shape[2:]  # width: columns of dM, of which those past the channels of dy are neither written nor used
+    v_width, m_width, lanes = apart(C, x), apart(width, x), VECTOR // x.itemsize
     V, dM, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(6 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, plan.group):
@@ -265,7 +265,7 @@ def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
                 v, dm = matrix(V, i, j, tiles, v_width), matrix(dM, i, j, tiles, m_width)
-                multiply(v[:, :C].T, panels(dm)[: Co // lanes], dU[i, j], zeros, True)
+                multiply(v[:, :C].T, panels(dm)[: width // lanes], dU[i, j], zeros, True)
 
 
 @njit(cache=True)

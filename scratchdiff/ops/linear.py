@@ -63,7 +63,7 @@ def linear_fits(x, w, b) -> bool:
 
 
 def on_rows(f, x, w, b):
-    """f with the leading axes of x as rows: a product of two matrices is one BLAS call, whatever the leading axes."""
+    """f with the leading axes of x as rows: a product of two matrices is one call, whatever the leading axes."""
     if x.ndim == 2:
         return f(x, w, b)
     y, backward_rows = f(x.reshape(-1, w.shape[0]), w, b)

@@ -45,7 +45,7 @@ def products(n, k, m, times=1) -> dict:
     return dict(flops=2 * n * k * 16 * math.ceil(m / 16) * times)
 
 
-def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
+def winograd_both_ways(x, y, C, Co, widest) -> tuple[Counter, int]:
     """The products V U or Vᵀ dM, and the transforms of x to V and between M and y; and how many groups of tiles are
     multiplied at a time.
 
@@ -58,7 +58,7 @@ def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
     from scratchdiff.kernels import winograd
 
     cost, groups = Counter(far=x.nbytes + y.nbytes), 0
-    for plan, shares in winograd.plans(y.shape, max(C, Co), numba.get_num_threads()):
+    for plan, shares in winograd.plans(y.shape, widest, numba.get_num_threads()):
         strips = int(shares[-1])
         tiles, places = strips * plan.run, (plan.height + 2) * (plan.width + 2)  # with the tiles that hang over the edge
         half = plan.width * (plan.height + 2)
@@ -69,16 +69,20 @@ def winograd_both_ways(x, y, C, Co) -> tuple[Counter, int]:
 
 
 def winograd_convolution(x, w, b, pads, y) -> dict:
+    from scratchdiff.kernels.products import whole
+
     C, Co = w.shape[2:]
-    cost, groups = winograd_both_ways(x, y, C, Co)
+    cost, groups = winograd_both_ways(x, y, C, Co, max(C, whole(Co, x)))
     cost.update(near=groups * 4 * 36 * C * Co)  # every group reads the filters
     cost.update(far=4 * (9 + 36) * C * Co)  # U = G w Gᵀ
     return cost
 
 
 def winograd_weight_gradient(x, dy, pads, dw) -> dict:
+    from scratchdiff.kernels.products import apart
+
     C, Co = dw.shape[2:]
-    cost, groups = winograd_both_ways(x, dy, C, Co)
+    cost, groups = winograd_both_ways(x, dy, C, Co, apart(max(C, Co), x))
     cost.update(near=groups * 4 * 2 * 36 * C * Co)  # every group adds to the sum
     cost.update(far=4 * (2 * 36 + 9) * C * Co)  # dw = Gᵀ dU G of the threads' sum
     return cost

@@ -46,7 +46,7 @@ needs_avx512 = pytest.mark.skipif(better_core("Haswell", processor_features()) i
 
 
 @needs_avx512
-def test_where_openblas_takes_the_processor_for_a_haswell_the_kernels_get_the_avx512_products():
+def test_where_openblas_takes_the_processor_for_a_haswell_attention_gets_the_avx512_products():
     done = in_a_process(
         "from scratchdiff.kernels import blas; print(blas.blas_in_words(), os.environ.get('OPENBLAS_CORETYPE'))"
     )

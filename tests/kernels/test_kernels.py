@@ -1,12 +1,16 @@
 """Every compiled kernel equals the formula that it may replace, forward and backward, on the same inputs."""
 
+import itertools
+from unittest.mock import patch
+
 import numba
 import numpy as np
 import pytest
 
 from scratchdiff import kernels, ops, optim
-from scratchdiff.kernels import FORMULAS, compiled, threads, winograd
+from scratchdiff.kernels import FORMULAS, compiled, conv, threads, winograd
 from scratchdiff.kernels.conv import winograd_pays
+from scratchdiff.kernels.products import apart, whole
 
 TOLERANCE = {np.float32: 2e-5, np.float64: 1e-11}  # of the largest entry
 
@@ -302,6 +306,32 @@ def test_winograd_equals_the_formula_on_shapes_that_are_too_small_for_it_to_pay(
     dy = np.random.default_rng(1).standard_normal(want[0].shape).astype(dtype)
     assert_close(winograd.convolution(x, w, b, pads), want[0], dtype)
     assert_close(winograd.weight_gradient(x, dy, pads), want[2], dtype)
+    with patch.object(conv, "convolution", lambda x, w, b, s, pads: winograd.convolution(x, w, b, pads)):
+        assert_close(conv.input_gradient(dy, w, x.shape, s, pads), want[1], dtype)
+
+
+@dtypes
+def test_winograds_buffers_hold_what_its_plans_lay_out_in_them(dtype):
+    M, channels = np.empty(0, dtype), (1, 16, 17, 64, 1000, winograd.MOST_CHANNELS)
+    for C, Co, size, shares in itertools.product(channels, channels, (3, 4, 7, 13, 14, 40, 300), (1, 3)):
+        for widest in (max(C, whole(Co, M)), apart(max(C, Co), M)):
+            for plan, _ in winograd.plans((2, size, size, Co), widest, shares):
+                assert plan.group * plan.run * widest <= winograd.PLANE
+                assert max((plan.width * plan.run + 2) * C, plan.run * widest) <= winograd.LINE
+
+
+@dtypes
+@pytest.mark.parametrize("name, case", (("affine", "many rows"), ("silu_affine", "few rows"), ("convolve", "1x1"),
+                                         ("convolve", "3x3 stride 2"), ("convolve", "3x3 wide many images")))  # fmt: skip
+def test_a_gradient_of_another_dtype_is_taken_in_that_of_x(name, case, dtype):
+    make, cases = CASES[name]
+    arguments = as_dtype(make(cases[case], np.random.default_rng(0)), dtype)
+    y, backward = getattr(compiled, name)(*arguments)
+    dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
+    other = np.float32 if dtype == np.float64 else np.float64
+    for got, want in zip(backward(dy.astype(other)), backward(dy.astype(dtype)), strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype == dtype
 
 
 def test_both_ways_of_convolving_are_among_the_cases():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from scratchdiff.kernels import compiled  # noqa: F401  (first, so that the cache folder is chosen)
 from scratchdiff.kernels.products import MOST_TERMS, ROWS, VECTOR, apart, multiply, narrow, panels, transposed, whole, widen
@@ -19,9 +20,11 @@ def matrices(dtype, *shapes):
 @pytest.mark.parametrize("n", (1, 3, 4, 5, 7, 8, ROWS, ROWS + 1, 2 * ROWS + 8, 45))
 def test_a_product_equals_that_of_numpy_for_all_numbers_of_rows_and_terms(n, K, dtype, tolerance):
     A, B, bias = matrices(dtype, (n, K), (K, 2 * whole(1, np.empty(0, dtype))), (2 * whole(1, np.empty(0, dtype)),))
-    Y = np.full((n, B.shape[1]), np.nan, dtype)
+    around = np.full((n + 2, B.shape[1] + 1), np.nan, dtype)
+    Y = around[1:-1, :-1]
     multiply(A, panels(B), Y, bias, False)
     np.testing.assert_allclose(Y, A @ B + bias, atol=tolerance * max(1, K) ** 0.5)
+    assert np.isnan(around).sum() == around.size - Y.size  # it wrote nowhere else
 
 
 @dtypes
@@ -44,6 +47,12 @@ def test_the_panels_of_a_transposed_matrix_hold_its_columns(shape, dtype, tolera
     np.testing.assert_array_equal(transposed(M).transpose(1, 0, 2).reshape(want.shape), want)
     np.testing.assert_array_equal(narrow(want, len(M)), M.T)
     assert whole(len(M), M) == want.shape[1] and want.shape[1] * M.itemsize % VECTOR == 0
+
+
+def test_matrices_of_two_dtypes_are_refused():
+    A, B, bias = np.ones((4, 3), np.float32), np.ones((3, 16), np.float64), np.ones(16, np.float32)
+    with pytest.raises(TypingError, match="one dtype"):
+        multiply(A, panels(B), np.ones((4, 16), np.float32), bias, False)
 
 
 def test_rows_that_lie_apart_are_no_multiple_of_256_bytes():
