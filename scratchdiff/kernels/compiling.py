@@ -3,6 +3,9 @@
 Numba compiles each kernel when it is first called and keeps the result on disk, in `__pycache__` beside this file or, where
 that cannot be written, in the user's cache folder. Where neither can be written, they go to a temporary folder that is
 deleted when the process ends.
+
+Numba compiles a function again when its own file has changed, but not when a function that it calls has, in another file. So
+after an edit of a shared file, such as products.py, delete `__pycache__`.
 """
 # pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
