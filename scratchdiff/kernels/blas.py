@@ -4,9 +4,9 @@ OpenBLAS holds matrix products for many processors and chooses one set when it i
 processor: on AMD's Zen 5 the releases before September 2026 take the products of the Haswell, which use half of the vector
 width (github.com/OpenMathLib/OpenBLAS/issues/6029). The environment variable OPENBLAS_CORETYPE overrules the choice.
 
-Most of our kernels multiply matrices themselves (products.py). Attention's calls SciPy's library. NumPy's is loaded before
-it and shows what OpenBLAS chooses here, so we can correct SciPy's choice in time. NumPy's own products keep theirs; where
-kernels run they are few.
+Most of our kernels multiply matrices themselves (products.py). The attention kernel calls SciPy's library. NumPy's library
+is loaded before it and shows what OpenBLAS chooses here, so we can correct SciPy's choice in time. We cannot correct
+NumPy's, but a training step makes few products with NumPy.
 """
 
 import ctypes

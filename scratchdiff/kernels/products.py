@@ -31,8 +31,8 @@ MOST_TERMS = 256  # of a sum at a time: so many vectors of B fit into the first-
 
 
 def tile_of(rows):
-    """The function that computes one tile. Y[i : i + rows] becomes A[i : i + rows] B + bias, or, to add, grows by
-    A[i : i + rows] B.   B, Y and bias are one vector wide."""
+    """The function that computes one tile: Y[i : i + rows] = A[i : i + rows] B + bias, or with `add`
+    Y[i : i + rows] += A[i : i + rows] B.   B, Y and bias are one vector wide."""
 
     @intrinsic
     def tile(_, A, B, Y, bias, i, add):
@@ -95,10 +95,10 @@ most_rows, four_rows, one_row = tile_of(ROWS), tile_of(4), tile_of(1)
 
 @njit(cache=True, error_model="numpy")
 def multiply(A, B, Y, bias, add):
-    """Y = A B + bias, or, to add, Y += A B.   A: (n, K) in any order of memory, B: (K, m) in panels, Y: (n, m), bias: (m,).
+    """Y = A B + bias, or with `add` Y += A B.   A: (n, K) in any order of memory, B: (K, m) in panels, Y: (n, m), bias (m,).
 
-    Panels are groups of neighbouring columns, a vector wide: (panels, K, lanes), with the lanes side by side in memory. So m
-    is a whole number of vectors."""
+    A panel holds as many neighbouring columns as a vector has numbers: B is (panels, K, lanes), and the lanes lie side by
+    side in memory. So m must be a whole number of vectors; nothing checks it. Raises TypingError for two dtypes."""
     n, K = A.shape
     lanes = B.shape[2]
     for first in range(0, max(1, K), MOST_TERMS):
@@ -120,14 +120,14 @@ def multiply(A, B, Y, bias, add):
 
 @njit(cache=True)
 def panels(M):
-    """The panels of a matrix, where they lie. Its columns are a whole number of vectors."""
+    """The panels of a matrix, as a view. Its rows must be a whole number of vectors long."""
     lanes = VECTOR // M.itemsize
     return M.reshape(len(M), M.shape[1] // lanes, lanes).transpose(1, 0, 2)
 
 
 @njit(cache=True)
 def transposed(M):
-    """The panels of Mᵀ, laid out anew and filled up with zeros."""
+    """The panels of Mᵀ, as a copy. Zeros fill the last panel up."""
     m, K = M.shape
     lanes = VECTOR // M.itemsize
     B = np.zeros((-(-m // lanes), K, lanes), M.dtype)
@@ -147,7 +147,7 @@ def whole(m, M):
 
 @njit(cache=True)
 def apart(m, M):
-    """The same, but no multiple of 256 bytes: the cache has few places for numbers that are so far apart."""
+    """As `whole`, but a row is no multiple of 256 bytes: the cache has few places for numbers that are so far apart."""
     lanes = VECTOR // M.itemsize
     vectors = -(-m // lanes)
     return (vectors + 1 if vectors % 4 == 0 else vectors) * lanes

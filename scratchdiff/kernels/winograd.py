@@ -212,7 +212,7 @@ def plans(y_shape, widest, threads):
         strips = N * across * down
         most = max(1, min(TILES, PLANE // widest) // run)
         groups = max(1, -(-strips // (threads * most)))  # of each thread
-        group = max(1, -(-strips // (threads * groups)))  # all of about one size
+        group = max(1, -(-strips // (threads * groups)))  # all groups of about one size
         plan = Plan(height, width, top, left, min(Wo, left + width * tiles), run, across, down, group)
         cut.append((plan, np.arange(threads + 1) * strips // threads))
     return cut
@@ -253,7 +253,7 @@ def gradient_parallel(x, dy, dU, top, left, k, plan, shares, from_zero):
 @njit(cache=True)
 def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
     """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
-    C, width = dU.shape[2:]  # width: columns of dM, of which those past the channels of dy are neither written nor used
+    C, width = dU.shape[2:]  # width: columns of dM; we neither write nor use those beyond dy's channels
     v_width, m_width, lanes = apart(C, x), apart(width, x), VECTOR // x.itemsize
     V, dM, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(6 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)

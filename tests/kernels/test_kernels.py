@@ -20,11 +20,11 @@ CONVOLUTIONS = {  # N, H, W, Cin, kh, kw, Cout, stride, pads
     "3x3 uneven padding": (3, 5, 4, 2, 3, 3, 3, 1, ((0, 2), (2, 1))),
     "3x3 one pixel": (1, 1, 1, 4, 3, 3, 5, 1, ((1, 1), (1, 1))),
     "3x3 one row": (2, 1, 9, 8, 3, 3, 8, 1, ((1, 1), (1, 1))),
-    "3x3 wide": (3, 11, 9, 16, 3, 3, 24, 1, ((1, 1), (1, 1))),
-    "3x3 wide unpadded": (2, 8, 13, 24, 3, 3, 16, 1, ((0, 0), (0, 0))),
+    "3x3 wide": (5, 11, 9, 16, 3, 3, 24, 1, ((1, 1), (1, 1))),
+    "3x3 wide unpadded": (4, 8, 13, 24, 3, 3, 16, 1, ((0, 0), (0, 0))),
     "3x3 wide padded by two": (2, 5, 6, 16, 3, 3, 16, 1, ((2, 2), (2, 2))),
     "3x3 wide padded by five": (1, 3, 4, 16, 3, 3, 16, 1, ((5, 5), (5, 5))),
-    "3x3 wide uneven padding": (2, 7, 6, 9, 3, 3, 17, 1, ((0, 2), (2, 1))),
+    "3x3 wide uneven padding": (10, 7, 6, 9, 3, 3, 17, 1, ((0, 2), (2, 1))),
     "3x3 wide one pixel": (1, 1, 1, 16, 3, 3, 16, 1, ((1, 1), (1, 1))),
     "3x3 wide many images": (37, 7, 7, 32, 3, 3, 32, 1, ((1, 1), (1, 1))),
     "3x3 wide, tiles of four and of three": (5, 14, 13, 20, 3, 3, 16, 1, ((1, 1), (1, 1))),
@@ -336,7 +336,7 @@ def test_a_gradient_of_another_dtype_is_taken_in_that_of_x(name, case, dtype):
 
 def test_both_ways_of_convolving_are_among_the_cases():
     pays = [winograd_pays(case[:4], case[4:6] + (case[3], case[6]), case[7]) for case in CONVOLUTIONS.values()]
-    assert 1 < sum(pays) < len(pays) - 1
+    assert 5 < sum(pays) < len(pays) - 5
 
 
 def test_convolution_stays_accurate_in_float32_at_the_sizes_of_a_unet():
