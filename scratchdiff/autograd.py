@@ -52,9 +52,9 @@ class Tensor:
 
     def __init__(self, data):
         data = np.asarray(data)
-        if data.dtype.kind in "iub":
+        if data.dtype not in FLOATS:
+            require(data.dtype.kind in "iub", "Tensor: data must be float32 or float64 (or integers)", data=data)
             data = data.astype(np.float64)
-        require(data.dtype in FLOATS, "Tensor: data must be float32 or float64 (or integers)", data=data)
         self.data, self.node = data, Node(data.shape)
 
     grad = property(lambda self: self.node.grad, lambda self, grad: setattr(self.node, "grad", grad))

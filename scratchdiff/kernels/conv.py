@@ -16,7 +16,7 @@ ENOUGH_PIXELS = 400
 
 def convolve(x, w, b, s, pads):
     """See ops.conv.convolve."""
-    bias = np.zeros((1, w.shape[3]), x.dtype) if b is None else np.atleast_2d(b)
+    bias = np.zeros((1, w.shape[3]), x.dtype) if b is None else b if b.ndim == 2 else b[None]
     x, w, bias = prepare(x, w, bias)
     y = convolution(x, w, bias, s, pads)
 
@@ -66,7 +66,8 @@ def sum_pixels(dy):
             pixel = dy[n, i]
             for c in range(C):
                 total[c] += pixel[c]
-        db[n] = total
+        for c in range(C):  # db[n] = total would take Numba seconds to compile
+            db[n, c] = total[c]
     return db
 
 

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.products import multiply, narrow, panels, transposed, whole, widen
+from scratchdiff.kernels.products import multiply, narrow, transposed, vectors, whole, widen
 from scratchdiff.kernels.threads import share
 
 BLOCK = 2**16  # numbers in a block of rows: they should stay in the cache
@@ -25,8 +25,7 @@ def convolution(x, w, b, s, pads):
     N, H, W, _ = x.shape
     kh, kw, _, Co = w.shape
     y = np.empty((N, (H + top + bottom - kh) // s + 1, (W + left + right - kw) // s + 1, whole(Co, x)), x.dtype)
-    w = panels(widen(w.reshape(-1, Co)))
-    convolve_parallel(x, w, widen(b), y, kh, kw, s, top, left, numba.get_num_threads())
+    convolve_parallel(x, widen(w.reshape(-1, Co)), widen(b), y, kh, kw, s, top, left, numba.get_num_threads())
     return narrow(y, Co)
 
 
@@ -58,7 +57,7 @@ def convolve_parallel(x, w, b, y, kh, kw, s, top, left, threads):
 def convolve_pixels(x, w, b, y, kh, kw, s, top, left, begin, end):
     """Pixels begin..end−1, counted through all images, a block at a time."""
     N, Ho, Wo, width = y.shape
-    terms, pixels, ym = w.shape[1], Ho * Wo, y.reshape(N * Ho * Wo, width)
+    terms, pixels, ym = len(w), Ho * Wo, y.reshape(N * Ho * Wo, width)
     rows = block(terms)
     cols, first = np.empty((rows, terms), x.dtype), begin
     while first < end:
@@ -66,7 +65,7 @@ def convolve_pixels(x, w, b, y, kh, kw, s, top, left, begin, end):
         if len(b) > 1:  # each image has a bias of its own
             last = min(last, (n + 1) * pixels)
         some = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-        multiply(some, w, ym[first:last], b[n % len(b)], False)
+        multiply(some, vectors(w), ym[first:last], b[n % len(b)], False)
         first = last
 
 
@@ -87,7 +86,7 @@ def gradient_pixels(x, dy, dw, kh, kw, s, top, left, begin, end):
     for first in range(begin, end, rows):
         last = min(first + rows, end)
         some = windows(x, cols, first, last, kh, kw, s, top, left, Ho, Wo)
-        multiply(some.T, panels(dym[first:last]), dw, zeros, True)
+        multiply(some.T, vectors(dym[first:last]), dw, zeros, True)
 
 
 @njit(cache=True, parallel=True)
@@ -103,7 +102,7 @@ def collect_parallel(dy, w_transposed, dx, kh, kw, s, top, left, threads):
 def collect_pixels(dy, w_transposed, dx, kh, kw, s, top, left, begin, end):
     """The windows of output pixels begin..end−1."""
     N, Ho, Wo, Co = dy.shape
-    width = len(w_transposed) * w_transposed.shape[2]
+    width = w_transposed.shape[1] * w_transposed.shape[2]
     rows, dym = block(width), dy.reshape(N * Ho * Wo, Co)
     dcols, zeros = np.empty((rows, width), dy.dtype), np.zeros(width, dy.dtype)
     for first in range(begin, end, rows):

@@ -9,7 +9,7 @@ from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.products import multiply, narrow, panels, transposed, whole, widen
+from scratchdiff.kernels.products import multiply, narrow, transposed, vectors, whole, widen
 from scratchdiff.kernels.threads import share, threads_for
 
 BLOCK = 128  # rows that are multiplied at a time
@@ -63,7 +63,7 @@ def affine_rows(x, w, b, silu, act, y, begin, end):
         last = min(first + BLOCK, end)
         if silu:
             activate(x[first:last], act[first:last])
-        multiply(act[first:last], panels(w), y[first:last], b, False)
+        multiply(act[first:last], vectors(w), y[first:last], b, False)
 
 
 @njit(cache=True, parallel=True)
@@ -86,10 +86,10 @@ def gradient_share(dy, x, w_transposed, silu, act, dx, dw, db, i, threads):
         last = min(first + BLOCK * threads, len(x))
         top, bottom = share(last - first, i, threads)
         own = slice(first + top, first + bottom)
-        multiply(dy[own, : w_transposed.shape[1]], w_transposed, dx[own], zeros, False)
+        multiply(dy[own, : len(w_transposed)], w_transposed, dx[own], zeros, False)
         if silu:
             times_slope(x[own], dx[own])
-        multiply(act[first:last, begin:end].T, panels(dy[first:last]), dw, zeros, True)
+        multiply(act[first:last, begin:end].T, vectors(dy[first:last]), dw, zeros, True)
         for row in range(first, last):
             more = dy[row, left:right]
             for d in range(len(db)):

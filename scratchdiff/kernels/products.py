@@ -95,16 +95,16 @@ most_rows, four_rows, one_row = tile_of(ROWS), tile_of(4), tile_of(1)
 
 @njit(cache=True, error_model="numpy")
 def multiply(A, B, Y, bias, add):
-    """Y = A B + bias, or with `add` Y += A B.   A: (n, K) in any order of memory, B: (K, m) in panels, Y: (n, m), bias (m,).
+    """Y = A B + bias, or with `add` Y += A B.   A: (n, K) in any order of memory, B: (K, m), Y: (n, m), bias (m,).
 
-    A panel holds as many neighbouring columns as a vector has numbers: B is (panels, K, lanes), and the lanes lie side by
-    side in memory. So m must be a whole number of vectors; nothing checks it. Raises TypingError for two dtypes."""
+    B comes cut into vectors, (K, m/lanes, lanes), and the lanes of a vector lie side by side in memory. So m must be a whole
+    number of vectors; nothing checks it. Raises TypingError for two dtypes."""
     n, K = A.shape
-    lanes = B.shape[2]
+    _, columns, lanes = B.shape
     for first in range(0, max(1, K), MOST_TERMS):
         a = A[:, first : first + MOST_TERMS]
-        for p in range(len(B)):
-            b = B[p, first : first + MOST_TERMS]
+        for p in range(columns):
+            b = B[first : first + MOST_TERMS, p]
             y, start = Y[:, p * lanes : (p + 1) * lanes], bias[p * lanes : (p + 1) * lanes]
             i = 0
             while n - i >= ROWS and n - i != 8:  # 8 = 4 + 4
@@ -119,24 +119,28 @@ def multiply(A, B, Y, bias, add):
 
 
 @njit(cache=True)
-def panels(M):
-    """The panels of a matrix, as a view. Its rows must be a whole number of vectors long."""
+def vectors(M):
+    """The rows of a matrix cut into vectors, as a view. They must be a whole number of vectors long."""
     lanes = VECTOR // M.itemsize
-    return M.reshape(len(M), M.shape[1] // lanes, lanes).transpose(1, 0, 2)
+    return M.reshape(len(M), M.shape[1] // lanes, lanes)
+
+
+def transposed(M):
+    """The vectors of Mᵀ, as a copy. Zeros fill its rows up. A column of vectors lies together in memory."""
+    B = np.zeros((whole(len(M), M) * M.itemsize // VECTOR, M.shape[1], VECTOR // M.itemsize), M.dtype)
+    copy_transposed(M, B)
+    return B.transpose(1, 0, 2)
 
 
 @njit(cache=True)
-def transposed(M):
-    """The panels of Mᵀ, as a copy. Zeros fill the last panel up."""
-    m, K = M.shape
-    lanes = VECTOR // M.itemsize
-    B = np.zeros((-(-m // lanes), K, lanes), M.dtype)
+def copy_transposed(M, B):
+    """B[panel, k] = some neighbours of column k of M."""
+    lanes = B.shape[2]
     for p in range(len(B)):
         rows = M[p * lanes : (p + 1) * lanes]
-        for k in range(K):
+        for k in range(M.shape[1]):
             for lane in range(len(rows)):
                 B[p, k, lane] = rows[lane, k]
-    return B
 
 
 def whole(m, M):

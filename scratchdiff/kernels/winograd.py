@@ -35,7 +35,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.products import VECTOR, apart, multiply, panels, whole
+from scratchdiff.kernels.products import VECTOR, apart, multiply, vectors, whole
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -118,11 +118,11 @@ def convolution(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    lanes, k = VECTOR // x.itemsize, constants(x.dtype)
-    U = np.empty((6, 6, whole(w.shape[3], x) // lanes, C, lanes), x.dtype)
+    width, k = whole(w.shape[3], x), constants(x.dtype)
+    U = np.empty((6, 6, C, apart(width, x)), x.dtype)
     transform_filter(w, U, k)
-    for plan, shares in plans(y.shape, max(C, U.shape[2] * lanes), numba.get_num_threads()):
-        convolve_parallel(x, U, b, y, top, left, k, plan, shares)
+    for plan, shares in plans(y.shape, max(C, width), numba.get_num_threads()):
+        convolve_parallel(x, U, b, y, top, left, k, plan, shares, width)
     return y
 
 
@@ -139,19 +139,17 @@ def weight_gradient(x, dy, pads):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def transform_filter(w, U, k):
-    """U = G w Gᵀ, the rows of a filter first, then in panels for `multiply`."""
-    lanes = U.shape[4]
+    """U = G w Gᵀ, the rows of a filter first. Zeros fill its rows up."""
     for c in prange(w.shape[2]):
-        half = np.zeros((6, 3, U.shape[2] * lanes), w.dtype)
+        half = np.zeros((6, 3, U.shape[3]), w.dtype)
         for v in range(3):
             for d in range(w.shape[3]):
                 h = apply_g(w[0, v, c, d], w[1, v, c, d], w[2, v, c, d], k)
                 half[0, v, d], half[1, v, d], half[2, v, d], half[3, v, d], half[4, v, d], half[5, v, d] = h
         for i in range(6):
-            for p in range(U.shape[2]):
-                h, u = half[i, :, p * lanes : (p + 1) * lanes], U[i, :, p, c]
-                for d in range(lanes):
-                    u[0, d], u[1, d], u[2, d], u[3, d], u[4, d], u[5, d] = apply_g(h[0, d], h[1, d], h[2, d], k)
+            h, u = half[i], U[i, :, c]
+            for d in range(U.shape[3]):
+                u[0, d], u[1, d], u[2, d], u[3, d], u[4, d], u[5, d] = apply_g(h[0, d], h[1, d], h[2, d], k)
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -219,16 +217,16 @@ def plans(y_shape, widest, threads):
 
 
 @njit(cache=True, parallel=True)
-def convolve_parallel(x, U, b, y, top, left, k, plan, shares):
+def convolve_parallel(x, U, b, y, top, left, k, plan, shares, width):
     """Y = Aᵀ((B d Bᵀ) U) A + b, each thread on its share of the strips."""
     for i in prange(len(shares) - 1):
-        convolve_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1])
+        convolve_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1], width)
 
 
 @njit(cache=True)
-def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
+def convolve_strips(x, U, b, y, top, left, k, plan, begin, end, width):
     """Strips begin..end−1, a group at a time: tiles into V, a product M = V U for each place of a tile, tiles out."""
-    C, width = U.shape[3], U.shape[2] * U.shape[4]
+    C, lanes = U.shape[2], VECTOR // x.itemsize
     V, M, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(24 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, plan.group):
@@ -237,7 +235,8 @@ def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
         tiles_in(x, top, left, x.shape[2], 2, k, V, C, plan, first, last, half, zeros)
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
-                multiply(matrix(V, i, j, tiles, C), U[i, j], matrix(M, i, j, tiles, width), zeros, False)
+                u = vectors(U[i, j])[:, : width // lanes]
+                multiply(matrix(V, i, j, tiles, C), u, matrix(M, i, j, tiles, width), zeros, False)
         tiles_out(M, width, b, k, y, plan, first, last, half)
 
 
@@ -265,7 +264,7 @@ def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
                 v, dm = matrix(V, i, j, tiles, v_width), matrix(dM, i, j, tiles, m_width)
-                multiply(v[:, :C].T, panels(dm)[: width // lanes], dU[i, j], zeros, True)
+                multiply(v[:, :C].T, vectors(dm)[:, : width // lanes], dU[i, j], zeros, True)
 
 
 @njit(cache=True)

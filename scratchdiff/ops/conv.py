@@ -38,6 +38,7 @@ says that a compiled twin in kernels/, with the same name, y and gradients, runs
 SCRATCHDIFF_KERNELS=numpy asks for this one.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -61,8 +62,8 @@ def conv2d(x, w, b=None, stride=1, padding="same"):
     fits = x.ndim == 4 and w.ndim == 4 and x.shape[3] == w.shape[2]
     require_fit("conv2d", fits and (b is None or b.shape in (w.shape[3:], (len(x), w.shape[3]))), x=x, w=w, b=b)
     require_positive_integers("conv2d", stride=stride)
-    pads = resolve_padding(padding, x.shape[1:3], w.shape[:2], stride)
-    inside = all(k <= n + sum(p) for k, n, p in zip(w.shape[:2], x.shape[1:3], pads))
+    pads = (top, bottom), (left, right) = resolve_padding(padding, x.shape[1:3], w.shape[:2], stride)
+    inside = w.shape[0] <= x.shape[1] + top + bottom and w.shape[1] <= x.shape[2] + left + right
     require(inside, "conv2d: the kernel is larger than the padded image", kernel=w.shape[:2], image=x.shape[1:3], pads=pads)
     return convolve(x, w, b, stride, pads)
 
@@ -105,10 +106,7 @@ def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) ->
     Raises ValueError for anything else.
     """
     if padding == "same":
-        out_size = [math.ceil(n / stride) for n in in_size]
-        # (out − 1) · stride + k pixels are read, and n are there
-        totals = [max((out - 1) * stride + k - n, 0) for out, n, k in zip(out_size, in_size, kernel_size)]
-        return tuple((total // 2, total - total // 2) for total in totals)
+        return same_padding(in_size, kernel_size, stride)
     if isinstance(padding, (int, np.integer)):
         padding = ((padding, padding), (padding, padding))
     try:
@@ -119,6 +117,15 @@ def resolve_padding(padding, in_size: tuple, kernel_size: tuple, stride: int) ->
     require(known, 'conv2d: padding must be "same", or non-negative: an int, or ((top, bottom), (left, right))',
             padding=padding)  # fmt: skip
     return tuple(map(tuple, pads.tolist()))
+
+
+@functools.lru_cache(1000)
+def same_padding(in_size: tuple, kernel_size: tuple, stride: int) -> tuple:
+    """The "same" of `resolve_padding`."""
+    out_size = [math.ceil(n / stride) for n in in_size]
+    # (out − 1) · stride + k pixels are read, and n are there
+    totals = [max((out - 1) * stride + k - n, 0) for out, n, k in zip(out_size, in_size, kernel_size)]
+    return tuple((total // 2, total - total // 2) for total in totals)
 
 
 @op

@@ -251,14 +251,14 @@ def measure_machine() -> dict:
     from numba import njit, prange
 
     import scratchdiff.kernels.compiled  # noqa: F401  (it keeps BLAS to one thread)
-    from scratchdiff.kernels.products import multiply, panels
+    from scratchdiff.kernels.products import multiply, vectors
 
     @njit(parallel=True)
     def multiplying(a, b, c, bias, times):  # the products of a convolution: 36 weights in turn
         for thread in prange(len(a)):
             for _ in range(times):
                 for i in range(36):
-                    multiply(a[thread, i], panels(b[thread, i]), c[thread, i], bias, False)
+                    multiply(a[thread, i], vectors(b[thread, i]), c[thread, i], bias, False)
 
     @njit(parallel=True)
     def copy(a, b, times):
