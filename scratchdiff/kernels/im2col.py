@@ -102,12 +102,12 @@ def collect_parallel(dy, w_transposed, dx, kh, kw, s, top, left, threads):
 def collect_pixels(dy, w_transposed, dx, kh, kw, s, top, left, begin, end):
     """The windows of output pixels begin..end−1."""
     N, Ho, Wo, Co = dy.shape
-    width = w_transposed.shape[1] * w_transposed.shape[2]
+    width = w_transposed.shape[1]
     rows, dym = block(width), dy.reshape(N * Ho * Wo, Co)
     dcols, zeros = np.empty((rows, width), dy.dtype), np.zeros(width, dy.dtype)
     for first in range(begin, end, rows):
         last = min(first + rows, end)
-        multiply(dym[first:last], w_transposed, dcols[: last - first], zeros, False)
+        multiply(dym[first:last], vectors(w_transposed), dcols[: last - first], zeros, False)
         add_up(dcols[: last - first], dx, first, kh, kw, s, top, left, Ho, Wo)
 
 

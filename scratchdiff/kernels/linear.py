@@ -86,7 +86,7 @@ def gradient_share(dy, x, w_transposed, silu, act, dx, dw, db, i, threads):
         last = min(first + BLOCK * threads, len(x))
         top, bottom = share(last - first, i, threads)
         own = slice(first + top, first + bottom)
-        multiply(dy[own, : len(w_transposed)], w_transposed, dx[own], zeros, False)
+        multiply(dy[own, : len(w_transposed)], vectors(w_transposed), dx[own], zeros, False)
         if silu:
             times_slope(x[own], dx[own])
         multiply(act[first:last, begin:end].T, vectors(dy[first:last]), dw, zeros, True)

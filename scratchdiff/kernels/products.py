@@ -98,12 +98,12 @@ def multiply(A, B, Y, bias, add):
     """Y = A B + bias, or with `add` Y += A B.   A: (n, K) in any order of memory, B: (K, m), Y: (n, m), bias (m,).
 
     B comes cut into vectors, (K, m/lanes, lanes), and the lanes of a vector lie side by side in memory. So m must be a whole
-    number of vectors; nothing checks it. Raises TypingError for two dtypes."""
+    number of vectors; B may have more, which are not read. Nothing checks it. Raises TypingError for two dtypes."""
     n, K = A.shape
-    _, columns, lanes = B.shape
+    lanes = B.shape[2]
     for first in range(0, max(1, K), MOST_TERMS):
         a = A[:, first : first + MOST_TERMS]
-        for p in range(columns):
+        for p in range(Y.shape[1] // lanes):
             b = B[first : first + MOST_TERMS, p]
             y, start = Y[:, p * lanes : (p + 1) * lanes], bias[p * lanes : (p + 1) * lanes]
             i = 0
@@ -126,21 +126,19 @@ def vectors(M):
 
 
 def transposed(M):
-    """The vectors of Mᵀ, as a copy. Zeros fill its rows up. A column of vectors lies together in memory."""
-    B = np.zeros((whole(len(M), M) * M.itemsize // VECTOR, M.shape[1], VECTOR // M.itemsize), M.dtype)
-    copy_transposed(M, B)
-    return B.transpose(1, 0, 2)
+    """Mᵀ, with columns of zeros added as `apart` says, as a copy."""
+    T = np.zeros((M.shape[1], apart(len(M), M)), M.dtype)
+    copy_transposed(M, T)
+    return T
 
 
 @njit(cache=True)
-def copy_transposed(M, B):
-    """B[panel, k] = some neighbours of column k of M."""
-    lanes = B.shape[2]
-    for p in range(len(B)):
-        rows = M[p * lanes : (p + 1) * lanes]
-        for k in range(M.shape[1]):
-            for lane in range(len(rows)):
-                B[p, k, lane] = rows[lane, k]
+def copy_transposed(M, T):
+    """T[k, i] = M[i, k]."""
+    for i in range(len(M)):
+        row = M[i]
+        for k in range(len(row)):
+            T[k, i] = row[k]
 
 
 def whole(m, M):

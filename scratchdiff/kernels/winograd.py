@@ -35,7 +35,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.products import VECTOR, apart, multiply, vectors, whole
+from scratchdiff.kernels.products import apart, multiply, vectors, whole
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -226,7 +226,7 @@ def convolve_parallel(x, U, b, y, top, left, k, plan, shares, width):
 @njit(cache=True)
 def convolve_strips(x, U, b, y, top, left, k, plan, begin, end, width):
     """Strips begin..end−1, a group at a time: tiles into V, a product M = V U for each place of a tile, tiles out."""
-    C, lanes = U.shape[2], VECTOR // x.itemsize
+    C = U.shape[2]
     V, M, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(24 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, plan.group):
@@ -235,8 +235,7 @@ def convolve_strips(x, U, b, y, top, left, k, plan, begin, end, width):
         tiles_in(x, top, left, x.shape[2], 2, k, V, C, plan, first, last, half, zeros)
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
-                u = vectors(U[i, j])[:, : width // lanes]
-                multiply(matrix(V, i, j, tiles, C), u, matrix(M, i, j, tiles, width), zeros, False)
+                multiply(matrix(V, i, j, tiles, C), vectors(U[i, j]), matrix(M, i, j, tiles, width), zeros, False)
         tiles_out(M, width, b, k, y, plan, first, last, half)
 
 
@@ -253,7 +252,7 @@ def gradient_parallel(x, dy, dU, top, left, k, plan, shares, from_zero):
 def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
     """dU += Vᵀ dM over strips begin..end−1, with V = B d Bᵀ and dM = A dY Aᵀ."""
     C, width = dU.shape[2:]  # width: columns of dM; we neither write nor use those beyond dy's channels
-    v_width, m_width, lanes = apart(C, x), apart(width, x), VECTOR // x.itemsize
+    v_width, m_width = apart(C, x), apart(width, x)
     V, dM, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(6 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, plan.group):
@@ -264,7 +263,7 @@ def gradient_strips(x, dy, dU, top, left, k, plan, begin, end):
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
                 v, dm = matrix(V, i, j, tiles, v_width), matrix(dM, i, j, tiles, m_width)
-                multiply(v[:, :C].T, vectors(dm)[:, : width // lanes], dU[i, j], zeros, True)
+                multiply(v[:, :C].T, vectors(dm), dU[i, j], zeros, True)
 
 
 @njit(cache=True)
