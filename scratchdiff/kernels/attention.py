@@ -8,6 +8,7 @@ from numba import njit, prange
 from scratchdiff.kernels import FORMULAS
 from scratchdiff.kernels.exponential import exp
 from scratchdiff.kernels.memory import prepare
+from scratchdiff.kernels.products import apart, copy_transposed, multiply, narrow, vectors, whole, widen
 
 
 def attend(q, k, v, mask=None):
@@ -15,54 +16,61 @@ def attend(q, k, v, mask=None):
     if mask is not None:
         return FORMULAS["attend"](q, k, v, mask)
     q, k, v = prepare(q, k, v)
-    y, a = np.empty((*q.shape[:2], v.shape[2]), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
+    wide_v, y = widen(v), np.empty((*q.shape[:2], whole(v.shape[2], v)), q.dtype)
+    a = np.empty((*q.shape[:2], k.shape[1]), q.dtype)
     # no score exceeds ‖q‖ ‖k‖ (Cauchy and Schwarz): where float32 cannot hold that, the weights are computed in float64
     if q.dtype == np.float32 and float(np.vdot(q, q)) * float(np.vdot(k, k)) > float(np.finfo(np.float32).max) ** 2:
         y64, a64 = y.astype(np.float64), a.astype(np.float64)
-        attention_heads(*(x.astype(np.float64) for x in (q, k, v)), y64, a64)
+        attention_heads(*(x.astype(np.float64) for x in (q, k, wide_v)), y64, a64)
         y, a = y64.astype(np.float32), a64.astype(np.float32)
     else:
-        attention_heads(q, k, v, y, a)
+        attention_heads(q, k, wide_v, y, a)
 
     def backward(dy):
-        (dy,) = prepare(dy)
-        dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
-        attention_gradient(dy, q, k, v, a, dq, dk, dv)
-        return dq, dk, dv
+        wide_q, wide_k, wide_dy = (widen(x) for x in prepare(q, k, dy))
+        dq, dk, dv = np.empty_like(wide_q), np.empty_like(wide_k), np.empty((*v.shape[:2], y.shape[2]), v.dtype)
+        attention_gradient(wide_dy, wide_q, wide_k, v, a, q.shape[2], dq, dk, dv)
+        return narrow(dq, q.shape[2]), narrow(dk, k.shape[2]), narrow(dv, v.shape[2])
 
-    return y, backward
+    return narrow(y, v.shape[2]), backward
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def attention_heads(q, k, v, y, a):
-    """a = softmax(q kᵀ/√D), y = a v."""
-    scale = q.dtype.type(1 / np.sqrt(q.shape[2]))
+    """a = softmax(q kᵀ/√D), y = a v. The rows of v and y are whole vectors."""
+    (L, D), M, scale = q.shape[1:], k.shape[1], q.dtype.type(1 / np.sqrt(q.shape[2]))
+    zeros = np.zeros(max(apart(M, k), v.shape[2]), q.dtype)
     for n in prange(len(q)):
-        np.dot(q[n], k[n].T, a[n])
-        for i in range(a.shape[1]):
-            row = a[n, i]
-            top, total = row.max(), q.dtype.type(0)
-            for j in range(len(row)):
-                row[j] = exp(scale * (row[j] - top))
-            for j in range(len(row)):
-                total += row[j]
-            for j in range(len(row)):
-                row[j] /= total
-        np.dot(a[n], v[n], y[n])
+        k_transposed, scores = np.zeros((D, apart(M, k)), q.dtype), np.empty((L, apart(M, k)), q.dtype)
+        copy_transposed(k[n], k_transposed)
+        multiply(q[n], vectors(k_transposed), scores, zeros, False)
+        for i in range(L):
+            row, weights, total = scores[i, :M], a[n, i], q.dtype.type(0)
+            top = row.max()
+            for j in range(M):
+                weights[j] = exp(scale * (row[j] - top))
+            for j in range(M):
+                total += weights[j]
+            for j in range(M):
+                weights[j] /= total
+        multiply(a[n], vectors(v[n]), y[n], zeros, False)
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
-def attention_gradient(dy, q, k, v, a, dq, dk, dv):
-    """dv = aᵀ dy, then through the softmax and the scores."""
-    scale = q.dtype.type(1 / np.sqrt(q.shape[2]))
+def attention_gradient(dy, q, k, v, a, D, dq, dk, dv):
+    """dv = aᵀ dy, then through the softmax and the scores. The rows of dy, q, k and their gradients are whole vectors."""
+    (M, E), L, scale = v.shape[1:], q.shape[1], q.dtype.type(1 / np.sqrt(D))
+    zeros = np.zeros(max(apart(M, v), q.shape[2], dy.shape[2]), q.dtype)
     for n in prange(len(q)):
-        np.dot(a[n].T, dy[n], dv[n])
-        ds = np.dot(dy[n], v[n].T)
-        for i in range(len(ds)):
+        v_transposed, ds = np.zeros((E, apart(M, v)), q.dtype), np.empty((L, apart(M, v)), q.dtype)
+        copy_transposed(v[n], v_transposed)
+        multiply(dy[n, :, :E], vectors(v_transposed), ds, zeros, False)  # da
+        for i in range(L):
             row, weights, mean = ds[i], a[n, i], q.dtype.type(0)
-            for j in range(len(row)):
+            for j in range(M):
                 mean += weights[j] * row[j]
-            for j in range(len(row)):
+            for j in range(M):
                 row[j] = scale * weights[j] * (row[j] - mean)
-        np.dot(ds, k[n], dq[n])
-        np.dot(ds.T, q[n], dk[n])
+        multiply(a[n].T, vectors(dy[n]), dv[n], zeros, False)
+        multiply(ds[:, :M], vectors(k[n]), dq[n], zeros, False)
+        multiply(ds[:, :M].T, vectors(q[n]), dk[n], zeros, False)

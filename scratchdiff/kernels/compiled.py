@@ -8,11 +8,9 @@ moving.py       sums and joins of large arrays
 adam.py         Adam's update
 """
 
-from scratchdiff.kernels import blas  # isort: skip  (before Numba loads SciPy's BLAS)
-
 from numba.core import event
 
-from scratchdiff.kernels import compiling
+from scratchdiff.kernels import blas, compiling
 
 compiling.choose_cache_folder()  # before the first @njit below asks for it
 event.register("numba:compile", compiling.Announce())

@@ -211,7 +211,7 @@ def serve(peer: str) -> None:
 
 
 def describe(peer: str) -> str:
-    """What the peer computes with: its instructions, and for us the processor that each OpenBLAS computes for."""
+    """What the peer computes with: its instructions, and for us the processor that NumPy's OpenBLAS computes for."""
     if peer.startswith("torch"):
         import torch
 

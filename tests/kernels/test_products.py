@@ -40,13 +40,13 @@ def test_a_transposed_factor_a_strided_result_and_a_sum_are_as_numpy_has_them(dt
 
 
 @dtypes
-@pytest.mark.parametrize("shape", ((5, 1), (5, 16), (3, 17), (40, 33), (0, 3), (3, 0)))
-def test_the_vectors_of_a_transposed_matrix_hold_its_columns(shape, dtype, tolerance):
+@pytest.mark.parametrize("shape", ((5, 1), (5, 16), (3, 17), (40, 33), (64, 2), (0, 3), (3, 0)))
+def test_widened_and_transposed_matrices_end_in_zeros_and_are_whole_vectors_wide(shape, dtype, tolerance):
     (M,) = matrices(dtype, shape)
-    want = widen(M.T)
-    np.testing.assert_array_equal(transposed(M), want)
-    np.testing.assert_array_equal(narrow(want, len(M)), M.T)
-    assert whole(len(M), M) == want.shape[1] and want.shape[1] * M.itemsize % VECTOR == 0
+    for wide, want, width in ((widen(M), M, whole(shape[1], M)), (transposed(M), M.T, apart(shape[0], M))):
+        np.testing.assert_array_equal(narrow(wide, want.shape[1]), want)
+        assert wide.shape == (len(want), width) and not wide[:, want.shape[1] :].any()
+        assert width * M.itemsize % VECTOR == 0
 
 
 def test_matrices_of_two_dtypes_are_refused():
