@@ -61,7 +61,7 @@ def test_max_probes_is_how_many_times_an_input_is_probed():
 
     def f(x):
         calls.append(1)
-        return ops.silu(x)
+        return x * x  # whose differences are exact, so that every probe takes the same number of calls
 
     def cost(size, max_probes):
         calls.clear()

@@ -20,7 +20,7 @@ def test_a_blocks_gradients_match_finite_differences(rng, pre_norm, cross):
     made = block(rng, pre_norm=pre_norm, cross=cross)
     memory = rng.standard_normal((2, 3, 8)) if cross else None
     f = lambda x, *_: made(x, memory, nn.causal_mask(4))  # noqa: E731
-    assert sd.gradcheck(f, rng.standard_normal((2, 4, 8)), *made.parameters().values()) < 1e-6
+    assert sd.gradcheck(f, rng.standard_normal((2, 4, 8)), *made.parameters().values(), max_probes=30) < 1e-6
 
 
 def test_a_stack_under_the_causal_mask_says_nothing_of_what_comes_later(rng):
