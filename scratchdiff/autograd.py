@@ -28,13 +28,14 @@ class Node:
     """What the tape keeps of a Tensor: its shape, and the gradient that gathers there.
 
     The tape does not keep the values. They live as long as an op's backward needs them, or someone holds the Tensor: the two
-    terms of a sum are freed as soon as the sum is taken."""
+    terms of a sum are freed as soon as the sum is taken. `again` is None, or computes the values once more (see `op`)."""
 
-    __slots__ = ("grad", "shape")
+    __slots__ = ("grad", "shape", "again")
     grad: np.ndarray | None
+    again: Callable[[], np.ndarray] | None
 
     def __init__(self, shape: tuple):
-        self.grad, self.shape = None, shape
+        self.grad, self.shape, self.again = None, shape, None
 
 
 class Tensor:
@@ -167,13 +168,17 @@ class Tape:
                 x.grad = dx if x.grad is None else add_arrays(x.grad, dx)
 
 
-def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
+def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
     """Lift `f(*arrays, **settings) -> (y, backward)` to Tensors.
 
     `backward(dy)` returns a tuple: dL/dx for each of f's array arguments in order, or None where there is none (settings
     come after them). Plain arrays are constants, and floats among them take the Tensors' dtype. The lifted function returns
-    a Tensor, and is recorded if a tape is active and any argument is a Tensor. `lifted.on_arrays` is f itself.
+    a Tensor, and is recorded if a tape is active and any argument is a Tensor. `lifted.on_arrays` is f.
     Raises ValueError for Tensors of two dtypes, and if the output has another dtype than they.
+
+    To save memory an op may return a third value, a function `again` that computes y once more from what its backward keeps
+    anyway. And an op that is lifted with `later` must not keep its first argument x: its backward is called as
+    backward(dy, x). If x is such a y, it is freed after the forward pass and computed again, else the tape keeps it.
     """
 
     @functools.wraps(f)
@@ -185,22 +190,44 @@ def op(f: Callable[P, tuple]) -> Callable[P, Tensor]:
         if not tensors:
             return Tensor(f(*args, **settings)[0])
         dtype = tensors[0].data.dtype
-        y, backward = f(*[a.data if isinstance(a, Tensor) else constant(a, dtype) for a in args], **settings)
+        arrays = [a.data if isinstance(a, Tensor) else constant(a, dtype) for a in args]
+        y, backward, *again = f(*arrays, **settings)
+        if later:
+            backward = with_first(backward, args[0], arrays[0])
         out = Tensor(y)
+        out.node.again = again[0] if again else None
         if {out.data.dtype, *[a.data.dtype for a in tensors]} != {dtype}:
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
         if (tape := active_tape.get()) is not None:
             if tape.watch:
-                tape.records.append(Record(f, args, settings, out, backward))
+                tape.records.append(Record(on_arrays, args, settings, out, backward))
                 tape.watch(tape.records[-1], None, None)
             else:
                 nodes = tuple([a.node if isinstance(a, Tensor) else a for a in args])
-                tape.records.append(Record(f, nodes, settings, out.node, backward))
+                tape.records.append(Record(on_arrays, nodes, settings, out.node, backward))
         return out
 
-    lifted.on_arrays = f  # pyright: ignore[reportAttributeAccessIssue]
+    on_arrays = keep_first(f) if later else f
+    lifted.on_arrays = on_arrays  # pyright: ignore[reportAttributeAccessIssue]
     return lifted
+
+
+def with_first(backward: Callable, x, array) -> Callable:
+    """dy → backward(dy, the values of x), which are computed again where x can be, and kept where not."""
+    again = x.node.again if isinstance(x, Tensor) else None
+    return (lambda dy: backward(dy, again())) if again else (lambda dy: backward(dy, array))
+
+
+def keep_first(f: Callable) -> Callable:
+    """f, with a backward that needs dy alone, because it keeps the first argument after all."""
+
+    @functools.wraps(f)
+    def keeping(*arrays, **settings):
+        y, backward, *again = f(*arrays, **settings)
+        return y, lambda dy: backward(dy, arrays[0]), *again
+
+    return keeping
 
 
 @kernel

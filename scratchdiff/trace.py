@@ -288,7 +288,7 @@ def time_op(record: Record, dy, runs=3) -> tuple[float, float]:
     for _ in range(runs):
         settings = own_generators(record.settings)
         began = time.perf_counter()
-        _, run_backward = record.op(*arrays, **settings)
+        _, run_backward, *_ = record.op(*arrays, **settings)
         forward.append(time.perf_counter() - began)
         began = time.perf_counter()
         if dy is not None:

@@ -200,6 +200,45 @@ def test_an_op_whose_gradient_needs_only_a_shape_keeps_no_values(name, f):
         assert alive() is None
 
 
+def test_what_a_group_norm_gives_to_a_convolution_is_freed_and_computed_again(rng):
+    x, scale, shift, w = (Tensor(rng.standard_normal(shape)) for shape in ((2, 5, 5, 4), (4,), (4,), (3, 3, 4, 2)))
+    gradients = []
+    for keeps in (False, True):
+        for leaf in (x, scale, shift, w):
+            leaf.grad = None
+        with Tape() as tape:
+            h = ops.group_norm_silu(x, scale, shift, groups=2)
+            values = weakref.ref(h.data)
+            h = h + 0.0 if keeps else h  # a sum does not say how to compute it again
+            kept = weakref.ref(h.data)
+            loss = (ops.conv2d(h, w) ** 2).sum()
+            del h
+        assert values() is None and (kept() is not None) == keeps
+        tape.backward(loss)
+        gradients.append([leaf.grad for leaf in (x, scale, shift, w)])
+    for got, want in zip(*gradients):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_function_that_computes_values_again_runs_only_where_a_backward_asks_for_them():
+    runs = []
+
+    @op
+    def double(x):
+        return 2 * x, lambda dy: (2 * dy,), lambda: runs.append("again") or 2 * x
+
+    square = op(lambda x: (x**2, lambda dy, x: (2 * x * dy,)), later=True)
+    x = Tensor(A)
+    for f, wanted in ((lambda: square(double(x)), ["again"]), (lambda: ops.silu(double(x)), []), (lambda: square(x), [])):
+        runs.clear()
+        x.grad = None
+        with Tape() as tape:
+            loss = f().sum()
+        assert runs == []
+        tape.backward(loss)
+        assert runs == wanted and sd.gradcheck(lambda _, f=f: f(), x) < 1e-7
+
+
 def test_a_tape_does_not_see_the_ops_of_another_thread():
     x = Tensor(A)
     with Tape() as tape:

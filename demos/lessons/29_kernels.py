@@ -112,7 +112,7 @@ def both_ways(convolve, x, w, dy):
     """(y, (dx, dw)) of a function that returns y and its backward, as two calls."""
     b = np.zeros((1, w.shape[3]), x.dtype)
     _, backward = convolve(x, w, b, 1, PADS)
-    return lambda: convolve(x, w, b, 1, PADS)[0], lambda: backward(dy)[:2]
+    return lambda: convolve(x, w, b, 1, PADS)[0], lambda: backward(dy, x)[:2]
 
 
 # %% [markdown]

@@ -20,8 +20,8 @@ def convolve(x, w, b, s, pads):
     x, w, bias = prepare(x, w, bias)
     y = convolution(x, w, bias, s, pads)
 
-    def backward(dy):
-        dy = np.require(dy, x.dtype, "CW")
+    def backward(dy, x):
+        dy, x = (np.require(a, w.dtype, "CW") for a in (dy, x))
         dx = input_gradient(dy, w, x.shape, s, pads)
         if winograd_pays(x.shape, w.shape, s):
             dw = winograd.weight_gradient(x, dy, pads)

@@ -21,7 +21,7 @@ from scratchdiff.kernels.threads import share
 
 def normalise(x, scale, shift, groups, eps):
     """See ops.norm.normalise."""
-    return forward_and_backward(x, scale, shift, groups, eps, False)
+    return forward_and_backward(x, scale, shift, groups, eps, False)[:2]
 
 
 def normalise_silu(x, scale, shift, groups, eps):
@@ -30,10 +30,14 @@ def normalise_silu(x, scale, shift, groups, eps):
 
 
 def forward_and_backward(x, scale, shift, groups, eps, silu):
-    """y = act(scale · x̂ + shift) and its backward; act is SiLU or the identity."""
+    """y = act(scale · x̂ + shift), its backward and a function that computes y again; act is SiLU or the identity."""
     x, scale, shift = prepare(x, scale, shift)
-    y, (mean, rstd) = np.empty_like(x), np.empty((2, len(x), groups), x.dtype)
-    norm_parallel(x, scale, shift, float(eps), silu, y, mean, rstd, parts(len(x), groups))
+    mean, rstd = np.empty((2, len(x), groups), x.dtype)
+
+    def output(known):
+        y = np.empty_like(x)
+        norm_parallel(x, scale, shift, float(eps), silu, y, mean, rstd, known, parts(len(x), groups))
+        return y
 
     def backward(dy):
         (dy,) = prepare(dy)
@@ -43,7 +47,7 @@ def forward_and_backward(x, scale, shift, groups, eps, silu):
         dscale, dshift = sums.sum(1).astype(x.dtype)
         return dx, dscale, dshift
 
-    return y, backward
+    return output(known=False), backward, lambda: output(known=True)
 
 
 def parts(N, groups):
@@ -52,22 +56,44 @@ def parts(N, groups):
 
 
 @njit(cache=True, parallel=True)
-def norm_parallel(x, scale, shift, eps, silu, y, mean, rstd, parts):
-    """Fill y, mean and rstd: each image, or each run of its groups, is one piece of work."""
+def norm_parallel(x, scale, shift, eps, silu, y, mean, rstd, known, parts):
+    """Fill y, and mean and rstd unless they are known: each image, or each run of its groups, is one piece of work."""
     groups = mean.shape[1]
     for item in prange(len(x) * parts):
         n, part = item // parts, item % parts
         first, last = share(groups, part, parts)
-        norm_image(x[n], scale, shift, eps, silu, y[n], mean[n], rstd[n], first, last)
+        norm_image(x[n], scale, shift, eps, silu, y[n], mean[n], rstd[n], known, first, last)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def norm_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
+def norm_image(x, scale, shift, eps, silu, y, mean, rstd, known, first, last):
     """Groups first..last−1 of one image (L, C)."""
     L, C = x.shape
     width = C // len(mean)
     a, b = first * width, last * width  # their channels are a..b−1
-    total, mu, factor, offset = np.zeros(b - a), np.empty(b - a, x.dtype), np.empty(b - a, x.dtype), shift[a:b]
+    mu, factor, offset = np.empty(b - a, x.dtype), np.empty(b - a, x.dtype), shift[a:b]
+    if not known:
+        find_moments(x, eps, mean, rstd, first, last)
+    for c in range(b - a):
+        mu[c], factor[c] = mean[first + c // width], scale[a + c] * rstd[first + c // width]
+    for i in range(L):
+        xi, yi = x[i, a:b], y[i, a:b]
+        if silu:
+            for c in range(b - a):
+                v = (xi[c] - mu[c]) * factor[c] + offset[c]
+                yi[c] = v * logistic(v)
+        else:
+            for c in range(b - a):
+                yi[c] = (xi[c] - mu[c]) * factor[c] + offset[c]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def find_moments(x, eps, mean, rstd, first, last):
+    """Fill mean and rstd for groups first..last−1 of one image (L, C)."""
+    L, C = x.shape
+    width = C // len(mean)
+    a, b = first * width, last * width
+    total, mu = np.zeros(b - a), np.empty(b - a, x.dtype)
 
     for i in range(L):
         xi = x[i, a:b]
@@ -86,18 +112,6 @@ def norm_image(x, scale, shift, eps, silu, y, mean, rstd, first, last):
             total[c] += centred * centred
     for g in range(first, last):
         rstd[g] = 1 / math.sqrt(total[g * width - a : (g + 1) * width - a].sum() / (L * width) + eps)
-    for c in range(b - a):
-        factor[c] = scale[a + c] * rstd[first + c // width]
-
-    for i in range(L):
-        xi, yi = x[i, a:b], y[i, a:b]
-        if silu:
-            for c in range(b - a):
-                v = (xi[c] - mu[c]) * factor[c] + offset[c]
-                yi[c] = v * logistic(v)
-        else:
-            for c in range(b - a):
-                yi[c] = (xi[c] - mu[c]) * factor[c] + offset[c]
 
 
 @njit(cache=True, parallel=True)

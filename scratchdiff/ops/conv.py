@@ -48,7 +48,7 @@ from scratchdiff.checks import require, require_fit, require_positive_integers
 from scratchdiff.kernels import kernel
 
 
-@op
+@functools.partial(op, later=True)
 def conv2d(x, w, b=None, stride=1, padding="same"):
     """y[n,i,j,d] = Σ_{u,v,c} xp[n, s·i+u, s·j+v, c] · w[u,v,c,d] + b[d], with xp the image x in a border of zeros.
 
@@ -70,15 +70,20 @@ def conv2d(x, w, b=None, stride=1, padding="same"):
 
 @kernel
 def convolve(x, w, b, s, pads):
-    """Equation (1), and its gradients (2) and (3). pads: ((top, bottom), (left, right))."""
+    """Equation (1), and its gradients (2) and (3). pads: ((top, bottom), (left, right)).
+
+    The backward takes x as well and does not keep it, which is much of a U-Net's memory: the group norm before a convolution
+    can compute it again."""
     (kh, kw), (H, W), ((top, bottom), (left, right)) = w.shape[:2], x.shape[1:3], pads
-    xp = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    border = (0, 0), (top, bottom), (left, right), (0, 0)
+    xp = np.pad(x, border)
     out_size = (xp.shape[1] - kh) // s + 1, (xp.shape[2] - kw) // s + 1
     y = sum(tap_pixels(xp, u, v, out_size, s) @ w[u, v] for u, v in np.ndindex(kh, kw))
     if b is not None:
         y = y + b[..., None, None, :]  # (Cout,) → (1, 1, Cout);   (N, Cout) → (N, 1, 1, Cout)
 
-    def backward(dy):
+    def backward(dy, x):
+        xp = np.pad(x, border)
         dxp, dw = np.zeros_like(xp), np.empty_like(w)
         for u, v in np.ndindex(kh, kw):
             # this tap's term of y is tap_pixels(xp, u, v, ...) @ w[u, v]: (N, Ho, Wo, Cin) @ (Cin, Cout)

@@ -42,7 +42,8 @@ def group_norm(x, scale, shift, *, groups, eps=1e-6):
 def group_norm_silu(x, scale, shift, *, groups, eps=1e-6):
     """y = SiLU(group_norm(x, scale, shift)), shapes and errors as `group_norm`.
 
-    In a U-Net an SiLU follows nearly every norm; one op for both makes one trip through memory."""
+    In a U-Net an SiLU follows nearly every norm; one op for both makes one trip through memory. Its backward keeps x, so it
+    can compute y again, and the convolution that follows need not keep y."""
     check_group_norm("group_norm_silu", x, scale, shift, groups, eps)
     return on_pixels(normalise_silu, x, scale, shift, groups, eps)
 
@@ -100,18 +101,23 @@ def normalise_silu(x, scale, shift, groups, eps):
     """SiLU of `normalise`. The gradient goes back through the two functions in reverse order."""
     v, normalise_backward = normalise(x, scale, shift, groups, eps)
     y, silu_backward = silu.on_arrays(v)
-    return y, lambda dy: normalise_backward(*silu_backward(dy))
+
+    def again():
+        return normalise_silu(x, scale, shift, groups, eps)[0]
+
+    return y, lambda dy: normalise_backward(*silu_backward(dy)), again
 
 
 def on_pixels(f, x, scale, shift, groups, eps):
     """f with the axes of x between the first and the last as one axis of pixels."""
-    y, backward_pixels = f(x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1]), scale, shift, groups, eps)
+    pixels = len(x), math.prod(x.shape[1:-1]), x.shape[-1]
+    y, backward_pixels, *again = f(x.reshape(pixels), scale, shift, groups, eps)
 
     def backward(dy):
-        dx, dscale, dshift = backward_pixels(dy.reshape(y.shape))
+        dx, dscale, dshift = backward_pixels(dy.reshape(pixels))
         return dx.reshape(x.shape), dscale, dshift
 
-    return y.reshape(x.shape), backward
+    return y.reshape(x.shape), backward, *[lambda compute=compute: compute().reshape(x.shape) for compute in again]
 
 
 def check_group_norm(name, x, scale, shift, groups, eps) -> None:

@@ -17,7 +17,7 @@ def functions_of(f: Callable) -> list[FunctionType]:
     """f and the functions behind it, in the order in which they are met: of the caller's file, or marked @op or @kernel.
 
     A function marked @kernel is shown as its formula in NumPy, whichever twin runs. `check...` functions are left out."""
-    found = [f]
+    found = [inspect.unwrap(f)]
     for g in found:
         for name in global_names(g.__code__):
             h = g.__globals__.get(name)
@@ -51,9 +51,9 @@ def describe(f: FunctionType) -> dict:
 def gradient_lines(text: str) -> dict[int, list[str]]:
     """{line, from 0: names of the gradients computed there} for the source of an op or formula.
 
-    Its backward is a function or lambda inside it of one argument, dy. It returns a tuple with a gradient for each argument,
-    and each is marked where its entry is computed: at dx = ..., dw[u, v] = ..., or at the return if it is an expression.
-    "all" stands where one call returns them together."""
+    Its backward is a function or lambda inside it whose first argument is dy. It returns a tuple with a gradient for each
+    argument, and each is marked where its entry is computed: at dx = ..., dw[u, v] = ..., or at the return if it is an
+    expression. "all" stands where one call returns them together."""
     (function,) = ast.parse(text).body
     if not isinstance(function, ast.FunctionDef):
         return {}
@@ -61,7 +61,7 @@ def gradient_lines(text: str) -> dict[int, list[str]]:
     names = [f"d{a.arg}" for a in arguments]
     marks = {}
     for inner in ast.walk(function):
-        if not isinstance(inner, (ast.FunctionDef, ast.Lambda)) or [a.arg for a in inner.args.args] != ["dy"]:
+        if not isinstance(inner, (ast.FunctionDef, ast.Lambda)) or [a.arg for a in inner.args.args][:1] != ["dy"]:
             continue
         steps = inner.body if isinstance(inner, ast.FunctionDef) else []
         for result in [step.value for step in steps if isinstance(step, ast.Return)] or [inner.body]:

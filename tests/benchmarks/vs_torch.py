@@ -93,7 +93,7 @@ def scratchdiff_conv(size: int, c_in: int, c_out: int, kernel: int, stride: int,
 
     def run():
         _, backward = convolve(x, w, None, stride, pads)
-        backward(dy)
+        backward(dy, x)
 
     return run
 

@@ -1,5 +1,6 @@
 """Every compiled kernel equals the formula that it may replace, forward and backward, on the same inputs."""
 
+import inspect
 import itertools
 from unittest.mock import patch
 
@@ -91,7 +92,8 @@ def attend_arguments(case, rng):
     return rng.standard_normal((N, L, D)), rng.standard_normal((N, M, D)), rng.standard_normal((N, M, E))
 
 
-CASES = {  # a marked function that returns (y, backward): how to make its arguments, and the cases to make them for
+# a marked function that returns (y, backward), or (y, backward, again): how to make its arguments, and for which cases
+CASES = {
     "convolve": (convolve_arguments, CONVOLUTIONS),
     "normalise": (normalise_arguments, NORMS),
     "normalise_silu": (normalise_arguments, NORMS),
@@ -108,10 +110,16 @@ def as_dtype(arguments, dtype):
 
 
 def outputs(f, arguments, seed=1):
-    """[y, *gradients] of f for a random dy, None left out."""
-    y, backward = f(*arguments)
+    """[y, *gradients] of f for a random dy, None left out, and y again where f can compute it again."""
+    y, backward, *again = f(*arguments)
     dy = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
-    return [y, *[dx for dx in backward(dy) if dx is not None]]
+    gradients = backward(dy, *not_kept(backward, arguments))
+    return [y, *[dx for dx in gradients if dx is not None], *[compute() for compute in again]]
+
+
+def not_kept(backward, arguments):
+    """The arguments that a backward wants besides dy: convolve's takes x, which it does not keep."""
+    return arguments[:1] if "x" in inspect.signature(backward).parameters else ()
 
 
 def awkward(a):
@@ -326,10 +334,10 @@ def test_winograds_buffers_hold_what_its_plans_lay_out_in_them(dtype):
 def test_a_gradient_of_another_dtype_is_taken_in_that_of_x(name, case, dtype):
     make, cases = CASES[name]
     arguments = as_dtype(make(cases[case], np.random.default_rng(0)), dtype)
-    y, backward = getattr(compiled, name)(*arguments)
+    y, backward, *_ = getattr(compiled, name)(*arguments)
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    other = np.float32 if dtype == np.float64 else np.float64
-    for got, want in zip(backward(dy.astype(other)), backward(dy.astype(dtype)), strict=True):
+    other, later = np.float32 if dtype == np.float64 else np.float64, not_kept(backward, arguments)
+    for got, want in zip(backward(dy.astype(other), *later), backward(dy.astype(dtype), *later), strict=True):
         np.testing.assert_array_equal(got, want)
         assert got.dtype == dtype
 
