@@ -16,8 +16,8 @@ def attend(q, k, v, mask=None):
     if mask is not None:
         return FORMULAS["attend"](q, k, v, mask)
     q, k, v = prepare(q, k, v)
-    wide_v, y = widen(v), np.empty((*q.shape[:2], whole(v.shape[2], v)), q.dtype)
-    a = np.empty((*q.shape[:2], k.shape[1]), q.dtype)
+    wide_v, columns = widen(v), whole(v.shape[2], v)
+    y, a = np.empty((*q.shape[:2], columns), q.dtype), np.empty((*q.shape[:2], k.shape[1]), q.dtype)
     # no score exceeds ‖q‖ ‖k‖ (Cauchy and Schwarz): where float32 cannot hold that, the weights are computed in float64
     if q.dtype == np.float32 and float(np.vdot(q, q)) * float(np.vdot(k, k)) > float(np.finfo(np.float32).max) ** 2:
         y64, a64 = y.astype(np.float64), a.astype(np.float64)
@@ -28,7 +28,7 @@ def attend(q, k, v, mask=None):
 
     def backward(dy):
         wide_q, wide_k, wide_dy = (widen(x) for x in prepare(q, k, dy))
-        dq, dk, dv = np.empty_like(wide_q), np.empty_like(wide_k), np.empty((*v.shape[:2], y.shape[2]), v.dtype)
+        dq, dk, dv = np.empty_like(wide_q), np.empty_like(wide_k), np.empty((*v.shape[:2], columns), v.dtype)
         attention_gradient(wide_dy, wide_q, wide_k, v, a, q.shape[2], dq, dk, dv)
         return narrow(dq, q.shape[2]), narrow(dk, k.shape[2]), narrow(dv, v.shape[2])
 

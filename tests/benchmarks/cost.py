@@ -34,6 +34,7 @@ import numpy as np
 
 TERMS = ("flops", "near", "far", "alone", "calls")
 NORM = 60, 100  # a number's normalisation, forward and backward, takes as long as so many flops of a product (measured)
+AGAIN = 40  # its normalisation once more, for the convolution's backward, with mean and deviation known
 TINY = dict(batch=1, image_size=4, ch=8, attn_resolutions=(1,))  # the calls of the yardstick, and next to nothing else
 
 
@@ -174,6 +175,8 @@ def count(step) -> Counter:
     """What one training step does of each of the `TERMS`; and "direct", its flops if every convolution were a direct one.
 
     step(watch) takes the step, and hands `watch` to its tape."""
+    from scratchdiff import Tensor
+
     total = Counter(dict.fromkeys((*TERMS, "direct"), 0))
 
     def watch(record, dy, grads):
@@ -181,6 +184,9 @@ def count(step) -> Counter:
         if record.name == "conv2d":
             work = 2 * record.args[1].data[..., 0].size * record.out.size
             total["direct"] += work if grads is None else 2 * work
+            x = record.args[0]
+            if grads is not None and isinstance(x, Tensor) and x.node.again:
+                total.update(calls=1, flops=AGAIN * x.size, far=2 * x.data.nbytes)
         else:
             cost = op_cost(record, dy, grads)
             total.update(cost)
