@@ -7,7 +7,7 @@
 # a pencil.
 #
 # Expect: a table of 23 numbers with their gradients; those of the 15 inputs and weights are found in three ways that
-# agree. It takes five seconds, and the very first run compiles for up to half a minute.
+# agree. It takes five seconds, and the very first run compiles for up to a minute.
 #
 # `python demos/lessons/01_chain_rule.py` writes runs/lessons/01_chain_rule.png, and 01_chain_rule.html for a browser.
 

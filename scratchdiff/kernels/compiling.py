@@ -55,7 +55,7 @@ class Announce(event.Listener):
     def on_start(self, compilation):
         """Print the message with the first kernel of ours."""
         if not self.said and compilation.data["dispatcher"].py_func.__module__.startswith("scratchdiff.kernels"):
-            print("scratchdiff: compiling the kernels, once (about half a minute) ...", file=sys.stderr, flush=True)
+            print("scratchdiff: compiling the kernels, once (up to a minute) ...", file=sys.stderr, flush=True)
             self.said = True
 
     def on_end(self, compilation):
