@@ -35,7 +35,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from scratchdiff.kernels.products import apart, multiply, vectors, whole
+from scratchdiff.kernels.products import VECTOR, apart, multiply, vectors, whole
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -118,11 +118,13 @@ def convolution(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    width, k = whole(w.shape[3], x), constants(x.dtype)
-    U = np.empty((6, 6, C, apart(width, x)), x.dtype)
+    columns, lanes, k = whole(w.shape[3], x), VECTOR // x.itemsize, constants(x.dtype)
+    # A column of vectors lies together in memory, as `multiply` reads them. The one too many is never used: without it, U
+    # would be contiguous where it has one column, and Numba would compile everything again for that.
+    U = np.empty((6, 6, columns // lanes + 1, C, lanes), x.dtype)[:, :, :-1].transpose(0, 1, 3, 2, 4)
     transform_filter(w, U, k)
-    for plan, shares in plans(y.shape, max(C, width), numba.get_num_threads()):
-        convolve_parallel(x, U, b, y, top, left, k, plan, shares, width)
+    for plan, shares in plans(y.shape, max(C, columns), numba.get_num_threads()):
+        convolve_parallel(x, U, b, y, top, left, k, plan, shares)
     return y
 
 
@@ -139,17 +141,19 @@ def weight_gradient(x, dy, pads):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def transform_filter(w, U, k):
-    """U = G w Gᵀ, the rows of a filter first. Zeros fill its rows up."""
+    """U = G w Gᵀ, the rows of a filter first, then cut into vectors, which zeros fill up."""
+    columns, lanes = U.shape[3:]
     for c in prange(w.shape[2]):
-        half = np.zeros((6, 3, U.shape[3]), w.dtype)
+        half = np.zeros((6, 3, columns * lanes), w.dtype)
         for v in range(3):
             for d in range(w.shape[3]):
                 h = apply_g(w[0, v, c, d], w[1, v, c, d], w[2, v, c, d], k)
                 half[0, v, d], half[1, v, d], half[2, v, d], half[3, v, d], half[4, v, d], half[5, v, d] = h
         for i in range(6):
-            h, u = half[i], U[i, :, c]
-            for d in range(U.shape[3]):
-                u[0, d], u[1, d], u[2, d], u[3, d], u[4, d], u[5, d] = apply_g(h[0, d], h[1, d], h[2, d], k)
+            for p in range(columns):
+                h, u = half[i, :, p * lanes : (p + 1) * lanes], U[i, :, c, p]
+                for d in range(lanes):
+                    u[0, d], u[1, d], u[2, d], u[3, d], u[4, d], u[5, d] = apply_g(h[0, d], h[1, d], h[2, d], k)
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -217,16 +221,16 @@ def plans(y_shape, widest, threads):
 
 
 @njit(cache=True, parallel=True)
-def convolve_parallel(x, U, b, y, top, left, k, plan, shares, width):
+def convolve_parallel(x, U, b, y, top, left, k, plan, shares):
     """Y = Aᵀ((B d Bᵀ) U) A + b, each thread on its share of the strips."""
     for i in prange(len(shares) - 1):
-        convolve_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1], width)
+        convolve_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1])
 
 
 @njit(cache=True)
-def convolve_strips(x, U, b, y, top, left, k, plan, begin, end, width):
+def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
     """Strips begin..end−1, a group at a time: tiles into V, a product M = V U for each place of a tile, tiles out."""
-    C = U.shape[2]
+    C, width = U.shape[2], U.shape[3] * U.shape[4]
     V, M, half = np.empty(36 * PLANE, x.dtype), np.empty(36 * PLANE, x.dtype), np.empty(24 * LINE, x.dtype)
     zeros = np.zeros(LINE, x.dtype)
     for first in range(begin, end, plan.group):
@@ -235,7 +239,7 @@ def convolve_strips(x, U, b, y, top, left, k, plan, begin, end, width):
         tiles_in(x, top, left, x.shape[2], 2, k, V, C, plan, first, last, half, zeros)
         for i in range(plan.height + 2):
             for j in range(plan.width + 2):
-                multiply(matrix(V, i, j, tiles, C), vectors(U[i, j]), matrix(M, i, j, tiles, width), zeros, False)
+                multiply(matrix(V, i, j, tiles, C), U[i, j], matrix(M, i, j, tiles, width), zeros, False)
         tiles_out(M, width, b, k, y, plan, first, last, half)
 
 
