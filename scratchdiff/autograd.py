@@ -112,6 +112,7 @@ class Tape:
 
     def __init__(self, watch: Callable | None = None):
         self.records: list[Record] = []
+        self.computable_again: list[Node] = []
         self.state, self.watch = "new", watch
 
     def __repr__(self):
@@ -128,6 +129,8 @@ class Tape:
 
     def __exit__(self, *exception):
         active_tape.set(None)
+        for node in self.computable_again:  # parameters may change from now on, and another tape would compute other values
+            node.again = None
         self.state = "recorded" if self.state == "recording" else self.state
 
     def backward(self, loss: Tensor) -> None:
@@ -177,8 +180,9 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
     Raises ValueError for Tensors of two dtypes, and if the output has another dtype than they.
 
     To save memory an op may return a third value, a function `again` that computes y once more from what its backward keeps
-    anyway. And an op that is lifted with `later` must not keep its first argument x: its backward is called as
-    backward(dy, x). If x is such a y, it is freed after the forward pass and computed again, else the tape keeps it.
+    anyway; y must then not be changed in place. And an op that is lifted with `later` must not keep its first argument x:
+    its backward is called as backward(dy, x), and `lifted.on_arrays` is f with a backward of dy alone. If x is such a y of
+    the same tape, it can be freed after the forward pass, and each such op computes it again; else the tape keeps it.
     """
 
     @functools.wraps(f)
@@ -195,11 +199,13 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
         if later:
             backward = with_first(backward, args[0], arrays[0])
         out = Tensor(y)
-        out.node.again = again[0] if again else None
         if {out.data.dtype, *[a.data.dtype for a in tensors]} != {dtype}:
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
         if (tape := active_tape.get()) is not None:
+            if again:
+                (out.node.again,) = again
+                tape.computable_again.append(out.node)
             if tape.watch:
                 tape.records.append(Record(on_arrays, args, settings, out, backward))
                 tape.watch(tape.records[-1], None, None)
@@ -214,7 +220,7 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
 
 
 def with_first(backward: Callable, x, array) -> Callable:
-    """dy → backward(dy, the values of x), which are computed again where x can be, and kept where not."""
+    """dy → backward(dy, the values of x). They are computed again if x's node says how, and kept otherwise."""
     again = x.node.again if isinstance(x, Tensor) else None
     return (lambda dy: backward(dy, again())) if again else (lambda dy: backward(dy, array))
 

@@ -6,8 +6,8 @@ An analytic gradient is a claim; the definition of the derivative is the witness
 
 the central difference with its first error term removed (Richardson). In float64 two errors compete: truncation, which
 falls as h⁴, and rounding, which grows as 1/h. So `gradcheck` goes from large h to small ones, for each number, until two
-neighbours agree to ten digits; if none do, it keeps the h at which they agree best. It never looks at the analytic value to
-choose.
+successive estimates agree to ten digits, and keeps the second. If none agree, it keeps the one that agrees best with the
+estimate before it. It never looks at the analytic value to choose.
 """
 
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def probes(shape: tuple, most: int, rng: np.random.Generator):
 
 
 def directional_derivative(f: Callable, xs: list, x: Tensor, v: np.ndarray, dy: np.ndarray) -> float:
-    """d/ds Σ f(x + s v)·dy at s = 0 by central differences, at a step size that is chosen as the head of this file says.
+    """d/ds Σ f(x + s v)·dy at s = 0 by central differences. The head of this file says how the step size is chosen.
 
     x is one of the Tensors xs and is moved in place; its data is put back whatever happens.
     """
@@ -101,7 +101,7 @@ def directional_derivative(f: Callable, xs: list, x: Tensor, v: np.ndarray, dy: 
             estimates.append(float((central_difference(moved, h) * dy).sum()))
             gaps = np.abs(np.diff(estimates))
             if len(gaps) and gaps[-1] <= 1e-10 * abs(estimates[-1]):
-                break
+                return estimates[-1]
     finally:
         x.data = start
     return estimates[int(gaps.argmin()) + 1]

@@ -157,7 +157,7 @@ def trace(compute_loss: Callable[[], Tensor], parameters: dict[str, Tensor] | No
 
     compute_loss() returns the scalar loss and runs once. parameters: {name: Tensor}; they name the layers. The gradients of
     every Tensor that the loss is computed from are set anew. check: compare each op with finite differences, which runs it
-    about ninety times more. Raises ValueError if compute_loss does not return a scalar Tensor of its own ops."""
+    up to ninety times more. Raises ValueError if compute_loss does not return a scalar Tensor of its own ops."""
     names = {id(p): name for name, p in (parameters or {}).items()}
     records, entries, values = [], [], {}
 

@@ -239,6 +239,29 @@ def test_a_function_that_computes_values_again_runs_only_where_a_backward_asks_f
         assert runs == wanted and sd.gradcheck(lambda _, f=f: f(), x) < 1e-7
 
 
+def test_values_from_another_tape_are_kept_since_the_parameters_may_have_changed(rng):
+    x, scale, shift, w = (Tensor(rng.standard_normal(shape)) for shape in ((2, 5, 5, 4), (4,), (4,), (3, 3, 4, 2)))
+    with Tape():
+        h = ops.group_norm_silu(x, scale, shift, groups=2)
+    off_the_tape = ops.group_norm_silu(x, scale, shift, groups=2)
+    want = sd.gradcheck(lambda w: ops.conv2d(Tensor(h.data.copy()), w), w)
+    scale.data *= 2.0  # as Adam does
+    for values in h, off_the_tape:
+        assert values.node.again is None
+        assert sd.gradcheck(lambda w, values=values: ops.conv2d(values, w), w) == want < 1e-7
+
+
+def test_two_convolutions_of_one_group_norm_each_compute_it_again(rng):
+    x, scale, shift, w = (Tensor(rng.standard_normal(shape)) for shape in ((2, 5, 5, 4), (4,), (4,), (3, 3, 4, 2)))
+
+    def f(*_):
+        h = ops.group_norm_silu(x, scale, shift, groups=2)
+        return ops.conv2d(h, w) * ops.conv2d(h, w, stride=2, padding=((3, 4), (3, 4)))
+
+    assert sd.gradcheck(f, x, scale, shift, w, max_probes=30) < 1e-6
+    assert sd.gradcheck(lambda *xs: sd.recompute(f, dict(enumerate(xs)))(), x, scale, shift, w, max_probes=4) < 1e-6
+
+
 def test_a_tape_does_not_see_the_ops_of_another_thread():
     x = Tensor(A)
     with Tape() as tape:

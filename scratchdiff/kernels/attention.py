@@ -27,7 +27,7 @@ def attend(q, k, v, mask=None):
         attention_heads(q, k, wide_v, y, a)
 
     def backward(dy):
-        wide_q, wide_k, wide_dy = (widen(x) for x in prepare(q, k, dy))
+        wide_q, wide_k, wide_dy = (widen(x) for x in (q, k, np.require(dy, v.dtype, "CW")))
         dq, dk, dv = np.empty_like(wide_q), np.empty_like(wide_k), np.empty((*v.shape[:2], columns), v.dtype)
         attention_gradient(wide_dy, wide_q, wide_k, v, a, q.shape[2], dq, dk, dv)
         return narrow(dq, q.shape[2]), narrow(dk, k.shape[2]), narrow(dv, v.shape[2])

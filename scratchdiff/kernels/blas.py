@@ -1,7 +1,7 @@
 """NumPy's OpenBLAS: its threads, and the processor it computes for.
 
-Our kernels multiply matrices themselves (products.py) and call no BLAS. NumPy does, and so do the formulas, which are
-written in NumPy.
+Our kernels multiply matrices themselves (products.py) and call no BLAS. NumPy calls one, and so do our formulas, because
+they are written in NumPy.
 
 OpenBLAS holds matrix products for many processors and chooses one set when it is loaded. It does not know every new
 processor: on AMD's Zen 5 the releases before September 2026 take the products of the Haswell, which use half of the vector
@@ -61,7 +61,7 @@ def processor_features() -> set[str]:
 
 
 def blas_in_words() -> str:
-    """For which processor NumPy's OpenBLAS computes, who chose, and what would serve this one better."""
+    """For which processor NumPy's OpenBLAS computes, who chose, and what would serve this processor better."""
     chosen = chosen_core()
     if chosen is None:
         return "none: NumPy has another BLAS"

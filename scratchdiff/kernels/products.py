@@ -98,7 +98,8 @@ def multiply(A, B, Y, bias, add):
     """Y = A B + bias, or with `add` Y += A B.   A: (n, K) in any order of memory, B: (K, m), Y: (n, m), bias (m,).
 
     B comes cut into vectors, (K, m/lanes, lanes), and the lanes of a vector lie side by side in memory. So m must be a whole
-    number of vectors; B may have more, which are not read. Nothing checks it. Raises TypingError for two dtypes."""
+    number of vectors. B and bias may be longer; what is beyond m is not read. Nothing checks these sizes. Raises TypingError
+    for two dtypes."""
     n, K = A.shape
     lanes = B.shape[2]
     for first in range(0, max(1, K), MOST_TERMS):
@@ -151,8 +152,8 @@ def whole(m, M):
 def apart(m, M):
     """As `whole`, but a row is no multiple of 256 bytes: the cache has few places for numbers that are so far apart."""
     lanes = VECTOR // M.itemsize
-    vectors = -(-m // lanes)
-    return (vectors + 1 if vectors % 4 == 0 else vectors) * lanes
+    count = -(-m // lanes)
+    return (count + 1 if count % 4 == 0 else count) * lanes
 
 
 def widen(M):

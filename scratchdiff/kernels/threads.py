@@ -1,8 +1,9 @@
 """One pool of threads. Numba's threads share out the work; NumPy's OpenBLAS is kept to one thread.
 
 OpenBLAS brings threads of its own. Pools that take turns fight for the cores: idle OpenBLAS threads spin, and every
-hand-over costs milliseconds. So the first kernel that runs sets OpenBLAS to one thread, for the whole process. The number
-of Numba's threads is the environment variable NUMBA_NUM_THREADS, or the number of cores.
+hand-over costs milliseconds. So the first kernel that runs sets OpenBLAS to one thread, for the whole process. (SciPy has
+another one, which only metrics.py calls, and which keeps its threads.) The number of Numba's threads is the environment
+variable NUMBA_NUM_THREADS, or the number of cores.
 
 Numba's threads, which OpenMP runs, spin for about a millisecond while they wait and then sleep (unless the user has set
 OMP_WAIT_POLICY or GOMP_SPINCOUNT). To sleep at once costs a tenth of a training step in waking up; to spin for long, as is

@@ -119,8 +119,8 @@ def convolution(x, w, b, pads):
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
     columns, lanes, k = whole(w.shape[3], x), VECTOR // x.itemsize, constants(x.dtype)
-    # A column of vectors lies together in memory, as `multiply` reads them. The one too many is never used: without it, U
-    # would be contiguous where it has one column, and Numba would compile everything again for that.
+    # A column of vectors lies together in memory, as `multiply` reads them. We allocate one column more than we use:
+    # otherwise a U of one column would be contiguous, and Numba would compile everything a second time for that layout.
     U = np.empty((6, 6, columns // lanes + 1, C, lanes), x.dtype)[:, :, :-1].transpose(0, 1, 3, 2, 4)
     transform_filter(w, U, k)
     for plan, shares in plans(y.shape, max(C, columns), numba.get_num_threads()):
@@ -141,7 +141,7 @@ def weight_gradient(x, dy, pads):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def transform_filter(w, U, k):
-    """U = G w Gᵀ, the rows of a filter first, then cut into vectors, which zeros fill up."""
+    """U = G w Gᵀ, the rows of a filter first, then cut into vectors. Zeros fill the last one."""
     columns, lanes = U.shape[3:]
     for c in prange(w.shape[2]):
         half = np.zeros((6, 3, columns * lanes), w.dtype)

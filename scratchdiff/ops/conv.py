@@ -33,7 +33,8 @@ reading it costs no copy, and adding to the view of dxp adds to dxp itself. The 
 all (i,j) at once; where the grids of two taps overlap, the loop over the taps sums them. In this way (1), (2) and (3) are
 one matrix product for each tap.
 
-In the code, @op makes a function on arrays work on Tensors; it returns y and the function from dy to the gradients. @kernel
+In the code, @op makes a function on arrays work on Tensors; it returns y and the function from dy to the gradients, which
+for a convolution takes x as well, so that the tape need not keep x. @kernel
 says that a compiled twin in kernels/, with the same name, y and gradients, runs in its place, unless
 SCRATCHDIFF_KERNELS=numpy asks for this one.
 """
@@ -72,8 +73,8 @@ def conv2d(x, w, b=None, stride=1, padding="same"):
 def convolve(x, w, b, s, pads):
     """Equation (1), and its gradients (2) and (3). pads: ((top, bottom), (left, right)).
 
-    The backward takes x as well and does not keep it, which is much of a U-Net's memory: the group norm before a convolution
-    can compute it again."""
+    The backward takes x as an argument and does not keep it. These inputs would be much of a U-Net's memory, and the group
+    norm before a convolution can compute them again."""
     (kh, kw), (H, W), ((top, bottom), (left, right)) = w.shape[:2], x.shape[1:3], pads
     border = (0, 0), (top, bottom), (left, right), (0, 0)
     xp = np.pad(x, border)

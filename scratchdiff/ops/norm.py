@@ -101,11 +101,7 @@ def normalise_silu(x, scale, shift, groups, eps):
     """SiLU of `normalise`. The gradient goes back through the two functions in reverse order."""
     v, normalise_backward = normalise(x, scale, shift, groups, eps)
     y, silu_backward = silu.on_arrays(v)
-
-    def again():
-        return normalise_silu(x, scale, shift, groups, eps)[0]
-
-    return y, lambda dy: normalise_backward(*silu_backward(dy)), again
+    return y, lambda dy: normalise_backward(*silu_backward(dy)), lambda: silu.on_arrays(v)[0]
 
 
 def on_pixels(f, x, scale, shift, groups, eps):

@@ -14,7 +14,7 @@ from scratchdiff.kernels import FORMULAS
 
 
 def functions_of(f: Callable) -> list[FunctionType]:
-    """f and the functions behind it, in the order in which they are met: of the caller's file, or marked @op or @kernel.
+    """What f wraps, and the functions behind it, in the order in which they are met: of its file, or marked @op or @kernel.
 
     A function marked @kernel is shown as its formula in NumPy, whichever twin runs. `check...` functions are left out."""
     found = [inspect.unwrap(f)]

@@ -49,7 +49,8 @@ CONVOLUTIONS = {  # N, H, W, Cin, kh, kw, Cout, stride, pads
 }
 LINEARS = {"few rows": (5, 7, 3), "many rows": (1700, 64, 48), "one input": (9, 1, 4), "one output": (9, 4, 1),
            "no rows": (0, 4, 3), "no inputs": (3, 0, 2)}  # fmt: skip
-ATTENTIONS = {"unequal": (3, 5, 7, 4, 6), "7 × 7 pixels": (1, 49, 49, 32, 32), "no heads": (0, 2, 3, 4, 5)}  # N, L, M, D, E
+ATTENTIONS = {"unequal": (3, 5, 7, 4, 6), "7 × 7 pixels": (1, 49, 49, 32, 32), "no heads": (0, 2, 3, 4, 5),  # N, L, M, D, E
+              "wide queries": (2, 3, 2, 40, 4), "wide values": (2, 3, 2, 4, 40), "many keys": (1, 3, 300, 2, 3)}  # fmt: skip
 NORMS = {  # N, L, C, groups
     "3 images": (3, 35, 12, 4),
     "one image": (1, 17, 8, 8),
@@ -329,8 +330,10 @@ def test_winograds_buffers_hold_what_its_plans_lay_out_in_them(dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("name, case", (("affine", "many rows"), ("silu_affine", "few rows"), ("convolve", "1x1"),
-                                         ("convolve", "3x3 stride 2"), ("convolve", "3x3 wide many images")))  # fmt: skip
+@pytest.mark.parametrize("name, case", (
+    ("affine", "many rows"), ("silu_affine", "few rows"), ("attend", "unequal"), ("convolve", "1x1"),
+    ("convolve", "3x3 stride 2"), ("convolve", "3x3 wide many images"),
+))  # fmt: skip
 def test_a_gradient_of_another_dtype_is_taken_in_that_of_x(name, case, dtype):
     make, cases = CASES[name]
     arguments = as_dtype(make(cases[case], np.random.default_rng(0)), dtype)

@@ -33,7 +33,8 @@ def test_a_transposed_factor_a_strided_result_and_a_sum_are_as_numpy_has_them(dt
     want = Y[:, 16:80].astype(float) + A.astype(float).T @ B[:, 16:80]
     before = Y.copy()
     lanes = VECTOR // Y.itemsize
-    multiply(A.T, vectors(B)[:, 16 // lanes : 80 // lanes], Y[:, 16:80], bias, True)
+    B[:, 80:] = np.nan  # multiply does not read it
+    multiply(A.T, vectors(B)[:, 16 // lanes :], Y[:, 16:80], bias, True)
     np.testing.assert_allclose(Y[:, 16:80], want, atol=10 * tolerance)
     np.testing.assert_array_equal(Y[:, :16], before[:, :16])
     np.testing.assert_array_equal(Y[:, 80:], before[:, 80:])
