@@ -129,7 +129,7 @@ class Tape:
 
     def __exit__(self, *exception):
         active_tape.set(None)
-        for node in self.computable_again:  # parameters may change from now on, and another tape would compute other values
+        for node in self.computable_again:  # from now on the parameters may change, and then `again` gives other values
             node.again = None
         self.state = "recorded" if self.state == "recording" else self.state
 
@@ -180,10 +180,11 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
     Raises ValueError for Tensors of two dtypes, and if the output has another dtype than they.
 
     To save memory an op may return a third value, a function `again` that computes y once more from what its backward keeps
-    anyway; y must then not be changed in place. And an op that is lifted with `later` must not keep its first argument x:
-    its backward is called as backward(dy, x), and `lifted.on_arrays` is f with a backward of dy alone. If x is such a y of
-    the same tape, it can be freed after the forward pass, and each such op computes it again; else the tape keeps it.
+    anyway; nobody may then change y in place. An op that is lifted with `later` does not keep its first argument x: its
+    backward is called as backward(dy, x), and `lifted.on_arrays` is f with a backward of dy alone. If x is the output of an
+    op with `again`, on the same tape, the tape does not keep x either, and the backward computes it again.
     """
+    on_arrays = keep_first(f) if later else f
 
     @functools.wraps(f)
     def lifted(*args, **settings):
@@ -214,19 +215,18 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
                 tape.records.append(Record(on_arrays, nodes, settings, out.node, backward))
         return out
 
-    on_arrays = keep_first(f) if later else f
     lifted.on_arrays = on_arrays  # pyright: ignore[reportAttributeAccessIssue]
     return lifted
 
 
 def with_first(backward: Callable, x, array) -> Callable:
-    """dy → backward(dy, the values of x). They are computed again if x's node says how, and kept otherwise."""
+    """dy → backward(dy, the values of x). They are computed again if x's node can, and kept otherwise."""
     again = x.node.again if isinstance(x, Tensor) else None
     return (lambda dy: backward(dy, again())) if again else (lambda dy: backward(dy, array))
 
 
 def keep_first(f: Callable) -> Callable:
-    """f, with a backward that needs dy alone, because it keeps the first argument after all."""
+    """f with a backward of dy alone, which keeps f's first argument."""
 
     @functools.wraps(f)
     def keeping(*arrays, **settings):

@@ -603,7 +603,7 @@ def run_info(args) -> None:
         "packages": f"NumPy {np.__version__}, SciPy {scipy.__version__}, Numba {numba.__version__}",
         "processor": f"{processor()}, {os.cpu_count()} cores, {vectors}",
         "OpenBLAS": blas_in_words(),
-        "threads": f"{numba.get_num_threads()} of Numba, one of NumPy's OpenBLAS",
+        "threads": f"{numba.get_num_threads()} of Numba; with the kernels, NumPy's OpenBLAS has one",
         "kernels": kernels.mode(),
         "cache": str(cache_folder()),
     }

@@ -8,7 +8,7 @@ from numba import njit, prange
 from scratchdiff.kernels import FORMULAS
 from scratchdiff.kernels.exponential import exp
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.products import apart, copy_transposed, multiply, narrow, vectors, whole, widen
+from scratchdiff.kernels.products import apart, multiply, narrow, transposed, vectors, whole, widen
 
 
 def attend(q, k, v, mask=None):
@@ -38,12 +38,11 @@ def attend(q, k, v, mask=None):
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def attention_heads(q, k, v, y, a):
     """a = softmax(q kᵀ/√D), y = a v. The rows of v and y are whole vectors."""
-    (L, D), M, scale = q.shape[1:], k.shape[1], q.dtype.type(1 / np.sqrt(q.shape[2]))
+    L, M, scale = q.shape[1], k.shape[1], q.dtype.type(1 / np.sqrt(q.shape[2]))
     zeros = np.zeros(max(apart(M, k), v.shape[2]), q.dtype)
     for n in prange(len(q)):
-        k_transposed, scores = np.zeros((D, apart(M, k)), q.dtype), np.empty((L, apart(M, k)), q.dtype)
-        copy_transposed(k[n], k_transposed)
-        multiply(q[n], vectors(k_transposed), scores, zeros, False)
+        scores = np.empty((L, apart(M, k)), q.dtype)
+        multiply(q[n], vectors(transposed(k[n])), scores, zeros, False)
         for i in range(L):
             row, weights, total = scores[i, :M], a[n, i], q.dtype.type(0)
             top = row.max()
@@ -58,13 +57,14 @@ def attention_heads(q, k, v, y, a):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def attention_gradient(dy, q, k, v, a, D, dq, dk, dv):
-    """dv = aᵀ dy, then through the softmax and the scores. The rows of dy, q, k and their gradients are whole vectors."""
+    """da = dy vᵀ, through the softmax to ds, then dv = aᵀ dy, dq = ds k/√D, dk = dsᵀ q/√D; the quotient by √D is in ds.
+
+    The rows of dy, q, k, dq, dk and dv are whole vectors. D: as many numbers of a row of q or k are its own."""
     (M, E), L, scale = v.shape[1:], q.shape[1], q.dtype.type(1 / np.sqrt(D))
     zeros = np.zeros(max(apart(M, v), q.shape[2], dy.shape[2]), q.dtype)
     for n in prange(len(q)):
-        v_transposed, ds = np.zeros((E, apart(M, v)), q.dtype), np.empty((L, apart(M, v)), q.dtype)
-        copy_transposed(v[n], v_transposed)
-        multiply(dy[n, :, :E], vectors(v_transposed), ds, zeros, False)  # da
+        ds = np.empty((L, apart(M, v)), q.dtype)  # da until the loop below
+        multiply(dy[n, :, :E], vectors(transposed(v[n])), ds, zeros, False)
         for i in range(L):
             row, weights, mean = ds[i], a[n, i], q.dtype.type(0)
             for j in range(M):

@@ -16,7 +16,7 @@ ENOUGH_PIXELS = 400
 
 def convolve(x, w, b, s, pads):
     """See ops.conv.convolve."""
-    bias = np.zeros((1, w.shape[3]), x.dtype) if b is None else b if b.ndim == 2 else b[None]
+    bias = np.zeros((1, w.shape[3]), x.dtype) if b is None else np.atleast_2d(b)
     x, w, bias = prepare(x, w, bias)
     y = convolution(x, w, bias, s, pads)
 

@@ -67,7 +67,7 @@ def norm_parallel(x, scale, shift, eps, silu, y, mean, rstd, known, parts):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def norm_image(x, scale, shift, eps, silu, y, mean, rstd, known, first, last):
-    """Groups first..last−1 of one image (L, C)."""
+    """y for groups first..last−1 of one image (L, C)."""
     L, C = x.shape
     width = C // len(mean)
     a, b = first * width, last * width  # their channels are a..b−1

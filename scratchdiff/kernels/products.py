@@ -126,20 +126,15 @@ def vectors(M):
     return M.reshape(len(M), M.shape[1] // lanes, lanes)
 
 
-def transposed(M):
-    """Mᵀ, with columns of zeros added as `apart` says, as a copy."""
-    T = np.zeros((M.shape[1], apart(len(M), M)), M.dtype)
-    copy_transposed(M, T)
-    return T
-
-
 @njit(cache=True)
-def copy_transposed(M, T):
-    """T[k, i] = M[i, k]."""
+def transposed(M):
+    """Mᵀ as a copy, with columns of zeros added until a row is as long as `apart` says."""
+    T = np.zeros((M.shape[1], apart(len(M), M)), M.dtype)
     for i in range(len(M)):
         row = M[i]
         for k in range(len(row)):
             T[k, i] = row[k]
+    return T
 
 
 def whole(m, M):

@@ -33,10 +33,10 @@ reading it costs no copy, and adding to the view of dxp adds to dxp itself. The 
 all (i,j) at once; where the grids of two taps overlap, the loop over the taps sums them. In this way (1), (2) and (3) are
 one matrix product for each tap.
 
-In the code, @op makes a function on arrays work on Tensors; it returns y and the function from dy to the gradients, which
-for a convolution takes x as well, so that the tape need not keep x. @kernel
-says that a compiled twin in kernels/, with the same name, y and gradients, runs in its place, unless
-SCRATCHDIFF_KERNELS=numpy asks for this one.
+In the code, @op makes a function on arrays work on Tensors; the function returns y and its backward, which computes the
+gradients from dy. The backward of a convolution takes x as well, so that the tape need not keep x: `later=True` says so to
+@op. @kernel says that a compiled twin in kernels/, with the same name, y and gradients, runs in place of the function,
+unless SCRATCHDIFF_KERNELS=numpy asks for this one.
 """
 
 import functools
