@@ -73,6 +73,10 @@ def test_max_probes_is_how_many_times_an_input_is_probed():
     assert [cost(*case) - base for case in [(1, 200), (5, 5), (5, 3), (30, 20)]] == [one, 5 * one, 3 * one, 8 * one]
 
 
+def test_a_function_that_bends_sharply_is_probed_with_smaller_steps_until_they_agree(rng):
+    assert gradcheck(lambda x: ops.exp(60 * x), rng.standard_normal(5) / 60) < 1e-7
+
+
 def test_a_nan_in_a_gradient_is_the_answer():
     def wrong(dx):
         return np.where(np.arange(dx.size).reshape(dx.shape) == 2, np.nan, dx)
