@@ -16,8 +16,8 @@ ENOUGH_PIXELS = 400
 
 def convolve(x, w, b, s, pads):
     """See ops.conv.convolve."""
-    bias = np.zeros((1, w.shape[3]), x.dtype) if b is None else np.atleast_2d(b)
-    x, w, bias = prepare(x, w, bias)
+    bias = np.zeros(w.shape[3], x.dtype) if b is None else b
+    x, w, bias = prepare(x, w, bias[None] if bias.ndim == 1 else bias)
     y = convolution(x, w, bias, s, pads)
 
     def backward(dy, x):

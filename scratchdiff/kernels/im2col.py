@@ -8,12 +8,11 @@ and dx is the sum of what dcols holds for each pixel of x, since a pixel stands 
 kh·kw times the image. So each thread lays out a block of rows, multiplies it, and goes on to the next in the same buffer.
 """
 
-import numba
 import numpy as np
 from numba import njit, prange
 
 from scratchdiff.kernels.products import multiply, narrow, transposed, vectors, whole, widen
-from scratchdiff.kernels.threads import share
+from scratchdiff.kernels.threads import share, thread_count
 
 BLOCK = 2**16  # numbers in a block of rows: they should stay in the cache
 MOST_ROWS = 64  # so that dw's two factors stay in the first-level cache
@@ -25,14 +24,14 @@ def convolution(x, w, b, s, pads):
     N, H, W, _ = x.shape
     kh, kw, _, Co = w.shape
     y = np.empty((N, (H + top + bottom - kh) // s + 1, (W + left + right - kw) // s + 1, whole(Co, x)), x.dtype)
-    convolve_parallel(x, widen(w.reshape(-1, Co)), widen(b), y, kh, kw, s, top, left, numba.get_num_threads())
+    convolve_parallel(x, widen(w.reshape(-1, Co)), widen(b), y, kh, kw, s, top, left, thread_count())
     return narrow(y, Co)
 
 
 def weight_gradient(x, dy, w_shape, s, pads):
     """dw = colsᵀ dy."""
     kh, kw, C, Co = w_shape
-    parts = np.zeros((numba.get_num_threads(), kh * kw * C, whole(Co, x)), x.dtype)
+    parts = np.zeros((thread_count(), kh * kw * C, whole(Co, x)), x.dtype)
     gradient_parallel(x, widen(dy), parts, kh, kw, s, pads[0][0], pads[1][0])
     return narrow(parts.sum(0), Co).reshape(w_shape)
 
@@ -41,7 +40,7 @@ def input_gradient(dy, w, x_shape, s, pads):
     """dx, the sum of dcols = dy wᵀ over the windows."""
     kh, kw, _, Co = w.shape
     dx = np.zeros(x_shape, dy.dtype)
-    collect_parallel(dy, transposed(w.reshape(-1, Co)), dx, kh, kw, s, pads[0][0], pads[1][0], numba.get_num_threads())
+    collect_parallel(dy, transposed(w.reshape(-1, Co)), dx, kh, kw, s, pads[0][0], pads[1][0], thread_count())
     return dx
 
 

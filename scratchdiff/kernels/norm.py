@@ -10,13 +10,12 @@ exact enough for an image of any size. Optional to read.
 
 import math
 
-import numba
 import numpy as np
 from numba import njit, prange
 
 from scratchdiff.kernels.exponential import logistic
 from scratchdiff.kernels.memory import prepare
-from scratchdiff.kernels.threads import share
+from scratchdiff.kernels.threads import share, thread_count
 
 
 def normalise(x, scale, shift, groups, eps):
@@ -52,7 +51,7 @@ def forward_and_backward(x, scale, shift, groups, eps, silu):
 
 def parts(N, groups):
     """Into how many runs of groups each image is cut, so that few images are still work for all threads."""
-    return 1 if N >= numba.get_num_threads() else min(groups, numba.get_num_threads())
+    return 1 if N >= thread_count() else min(groups, thread_count())
 
 
 @njit(cache=True, parallel=True)

@@ -12,6 +12,7 @@ work waits for one that only spins.
 """
 # pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
+import functools
 import os
 
 import numba
@@ -25,12 +26,19 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 def threads_for(work: int) -> int:
     """How many threads to use for this many multiplications: one for little work, or all."""
-    return 1 if work < WORTH_A_THREAD else numba.get_num_threads()
+    return 1 if work < WORTH_A_THREAD else thread_count()
+
+
+@functools.cache
+def thread_count() -> int:
+    """How many threads the kernels use. (Numba takes longer to say it than some kernels take to run.)"""
+    return numba.get_num_threads()
 
 
 def use_threads(count: int) -> None:
     """Let the kernels use this many threads from now on, at most as many as Numba started with."""
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    thread_count.cache_clear()
 
 
 @njit(cache=True)

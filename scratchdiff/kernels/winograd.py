@@ -31,11 +31,11 @@ import functools
 from itertools import product
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numba import njit, prange
 
 from scratchdiff.kernels.products import VECTOR, apart, multiply, vectors, whole
+from scratchdiff.kernels.threads import thread_count
 
 P, Q = 0.5**0.5, 2**0.5
 POINTS = np.array([0, P, -P, Q, -Q])
@@ -123,7 +123,7 @@ def convolution(x, w, b, pads):
     # otherwise a U of one column would be contiguous, and Numba would compile everything a second time for that layout.
     U = np.empty((6, 6, columns // lanes + 1, C, lanes), x.dtype)[:, :, :-1].transpose(0, 1, 3, 2, 4)
     transform_filter(w, U, k)
-    for plan, shares in plans(y.shape, max(C, columns), numba.get_num_threads()):
+    for plan, shares in plans(y.shape, max(C, columns), thread_count()):
         convolve_parallel(x, U, b, y, top, left, k, plan, shares)
     return y
 
@@ -131,7 +131,7 @@ def convolution(x, w, b, pads):
 def weight_gradient(x, dy, pads):
     """dw of that convolution."""
     C, Co = x.shape[3], dy.shape[3]
-    threads, k = numba.get_num_threads(), constants(x.dtype)
+    threads, k = thread_count(), constants(x.dtype)
     dU, dw = np.empty((threads, 6, 6, C, whole(Co, x)), x.dtype), np.empty((3, 3, C, Co), x.dtype)
     for i, (plan, shares) in enumerate(plans(dy.shape, apart(max(C, Co), x), threads)):
         gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], k, plan, shares, i == 0)

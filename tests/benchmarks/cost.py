@@ -54,12 +54,11 @@ def winograd_both_ways(x, y, C, Co, widest) -> tuple[Counter, int]:
     transformed, written and read, and the 36 of V or M, written and read. (For a tile of 3 × 3 outputs these are 15, 15 and
     25.) It has 140 operations, each as long as two flops of a product, where a multiplication and an addition are one
     instruction."""
-    import numba
-
     from scratchdiff.kernels import winograd
+    from scratchdiff.kernels.threads import thread_count
 
     cost, groups = Counter(far=x.nbytes + y.nbytes), 0
-    for plan, shares in winograd.plans(y.shape, widest, numba.get_num_threads()):
+    for plan, shares in winograd.plans(y.shape, widest, thread_count()):
         strips = int(shares[-1])
         tiles, places = strips * plan.run, (plan.height + 2) * (plan.width + 2)  # with the tiles that hang over the edge
         half = plan.width * (plan.height + 2)
@@ -253,11 +252,11 @@ def seconds_of(f, *args, times=15) -> float:
 def measure_machine() -> dict:
     """How much of each of the `TERMS` the threads of this process do in a second. Bytes that are read and bytes that are
     written count alike."""
-    import numba
     from numba import njit, prange
 
     import scratchdiff.kernels.compiled  # noqa: F401  (it keeps BLAS to one thread)
     from scratchdiff.kernels.products import multiply, vectors
+    from scratchdiff.kernels.threads import thread_count
 
     @njit(parallel=True)
     def multiplying(a, b, c, bias, times):  # the products of a convolution: 36 weights in turn
@@ -272,7 +271,7 @@ def measure_machine() -> dict:
             for _ in range(times):
                 b[thread, :] = a[thread]
 
-    threads, step = numba.get_num_threads(), training_step(**TINY)
+    threads, step = thread_count(), training_step(**TINY)
 
     a, c = np.ones((2, threads, 36, 128, 64), np.float32)
     b, bias = np.ones((threads, 36, 64, 64), np.float32), np.zeros(64, np.float32)

@@ -67,6 +67,9 @@ def shares(request, monkeypatch):
     """The kernels cut their work, however little it is, into so many shares. Numba may have fewer threads to do them."""
     monkeypatch.setattr(numba, "get_num_threads", lambda: request.param)
     monkeypatch.setattr(threads, "WORTH_A_THREAD", 1)
+    threads.thread_count.cache_clear()
+    yield
+    threads.thread_count.cache_clear()
 
 
 shared_out = pytest.mark.usefixtures("shares")
