@@ -48,6 +48,7 @@ TILES = 128  # tiles whose V and M are kept at once, at most: enough for quick p
 # that they are not powers of two keeps the lines from competing for the same places of the cache.
 LINE = 6 * MOST_CHANNELS + 80
 PLANE = 32 * MOST_CHANNELS + 80
+SPARE = 9
 
 
 def evaluation(n: int) -> np.ndarray:
@@ -119,9 +120,11 @@ def convolution(x, w, b, pads):
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
     columns, lanes, k = whole(w.shape[3], x), VECTOR // x.itemsize, constants(x.dtype)
-    # A column of vectors lies together in memory, as `multiply` reads them. We allocate one column more than we use:
-    # otherwise a U of one column would be contiguous, and Numba would compile everything a second time for that layout.
-    U = np.empty((6, 6, columns // lanes + 1, C, lanes), x.dtype)[:, :, :-1].transpose(0, 1, 3, 2, 4)
+    # A column of vectors lies together in memory, as `multiply` reads them. We allocate SPARE vectors more than we use: were
+    # the 36 matrices a power of two apart, they would compete for the same places of the cache. (And a U without a gap could
+    # be contiguous, and Numba would compile everything a second time for that layout.)
+    U = np.empty((6, 6, columns // lanes * C + SPARE, lanes), x.dtype)[:, :, :-SPARE]
+    U = U.reshape(6, 6, columns // lanes, C, lanes).transpose(0, 1, 3, 2, 4)
     transform_filter(w, U, k)
     for plan, shares in plans(y.shape, max(C, columns), thread_count()):
         convolve_parallel(x, U, b, y, top, left, k, plan, shares)
