@@ -48,7 +48,7 @@ TILES = 128  # tiles whose V and M are kept at once, at most: enough for quick p
 # that they are not powers of two keeps the lines from competing for the same places of the cache.
 LINE = 6 * MOST_CHANNELS + 80
 PLANE = 32 * MOST_CHANNELS + 80
-SPARE = 9
+SPARE = 9  # vectors between one of the 36 matrices U and the next
 
 
 def evaluation(n: int) -> np.ndarray:

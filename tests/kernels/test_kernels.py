@@ -348,6 +348,26 @@ def test_a_gradient_of_another_dtype_is_taken_in_that_of_x(name, case, dtype):
         assert got.dtype == dtype
 
 
+@pytest.mark.parametrize("channels", (32, 128, 512))
+def test_the_36_matrices_of_a_filter_start_at_36_places_of_the_cache(monkeypatch, channels):
+    seen = []
+    monkeypatch.setattr(winograd, "transform_filter", lambda w, U, k: seen.append(U))
+    monkeypatch.setattr(winograd, "convolve_parallel", lambda *arguments: None)
+    x, w = np.zeros((1, 20, 20, channels), "f4"), np.zeros((3, 3, channels, channels), "f4")
+    winograd.convolution(x, w, np.zeros((1, channels), "f4"), ((1, 1), (1, 1)))
+    (U,) = seen
+    starts = {(i * U.strides[0] + j * U.strides[1]) % 4096 for i in range(6) for j in range(6)}
+    assert len(starts) == 36  # addresses 4096 bytes apart share a place in the first-level cache
+
+
+def test_the_kernels_share_their_work_among_as_many_threads_as_they_were_told_to_use():
+    before = threads.thread_count()
+    threads.use_threads(1)
+    assert threads.thread_count() == numba.get_num_threads() == 1 == threads.threads_for(10**9)
+    threads.use_threads(before)
+    assert threads.thread_count() == numba.get_num_threads() == before
+
+
 def test_both_ways_of_convolving_are_among_the_cases():
     pays = [winograd_pays(case[:4], case[4:6] + (case[3], case[6]), case[7]) for case in CONVOLUTIONS.values()]
     assert 5 < sum(pays) < len(pays) - 5
