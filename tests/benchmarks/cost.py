@@ -184,7 +184,7 @@ def count(step) -> Counter:
             work = 2 * record.args[1].data[..., 0].size * record.out.size
             total["direct"] += work if grads is None else 2 * work
             x = record.args[0]
-            if grads is not None and isinstance(x, Tensor) and x.node.again:
+            if grads is None and isinstance(x, Tensor) and x.node.again:  # the backward will compute x again
                 total.update(calls=1, flops=AGAIN * x.size, far=2 * x.data.nbytes)
         else:
             cost = op_cost(record, dy, grads)

@@ -50,6 +50,18 @@ def test_a_sum_of_tensors_moves_three_arrays_and_a_reshape_none():
     assert (counted["far"], counted["alone"]) == (3 * 4 * 24, 4 * 24 + 4) and (counted["flops"], counted["calls"]) == (0, 6)
 
 
+def test_a_group_norm_is_computed_once_more_for_the_convolution_that_follows_it():
+    x, scale, shift = (sd.Tensor(np.ones(s, np.float32)) for s in ((2, 8, 8, 32), 32, 32))
+    w = sd.Tensor(np.ones((1, 1, 32, 48), np.float32))
+
+    def step(watch):
+        with sd.Tape(watch) as tape:
+            loss = sd.ops.conv2d(sd.ops.group_norm_silu(x, scale, shift, groups=4), w).sum()
+        tape.backward(loss)
+
+    assert count(step)["flops"] == count(conv_step(8, 1, 32, 48))["flops"] + (60 + 100 + 40) * x.size
+
+
 def test_adam_moves_seven_numbers_for_each_parameter():
     p = sd.Tensor(np.ones(1000, np.float32))
     p.grad = np.ones_like(p.data)
