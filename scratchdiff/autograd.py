@@ -188,7 +188,7 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
 
     @functools.wraps(f)
     def lifted(*args, **settings):
-        if settings and any([isinstance(value, Tensor) for value in settings.values()]):  # group_norm(x, shift=b, groups=8)
+        if settings and any(isinstance(value, Tensor) for value in settings.values()):  # group_norm(x, shift=b, groups=8)
             bound = inspect.signature(f).bind(*args, **settings)
             args, settings = bound.args, bound.kwargs
         tensors = [a for a in args if isinstance(a, Tensor)]
@@ -200,7 +200,7 @@ def op(f: Callable[P, tuple], later: bool = False) -> Callable[P, Tensor]:
         if later:
             backward = with_first(backward, args[0], arrays[0])
         out = Tensor(y)
-        if any([a.data.dtype != dtype for a in (out, *tensors)]):
+        if any([a.data.dtype != dtype for a in (out, *tensors)]):  # a list: quicker than a generator, for so few
             found = ", ".join(str(getattr(a, "dtype", type(a).__name__)) for a in args)
             raise ValueError(f"{f.__name__}: the Tensors must have one dtype, and constants not change it, got {found}")
         if (tape := active_tape.get()) is not None:

@@ -57,9 +57,9 @@ def attention_heads(q, k, v, y, a):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def attention_gradient(dy, q, k, v, a, D, dq, dk, dv):
-    """da = dy vᵀ, through the softmax to ds, then dv = aᵀ dy, dq = ds k/√D, dk = dsᵀ q/√D; the quotient by √D is in ds.
+    """da = dy vᵀ and dv = aᵀ dy; then ds, the softmax's gradient times 1/√D, and dq = ds k, dk = dsᵀ q.
 
-    The rows of dy, q, k, dq, dk and dv are whole vectors. D: as many numbers of a row of q or k are its own."""
+    The rows of dy, q, k, dq, dk and dv are whole vectors. D: the length of a query without the zeros that fill its row."""
     (M, E), L, scale = v.shape[1:], q.shape[1], q.dtype.type(1 / np.sqrt(D))
     zeros = np.zeros(max(apart(M, v), q.shape[2], dy.shape[2]), q.dtype)
     for n in prange(len(q)):

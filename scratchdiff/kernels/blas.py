@@ -61,7 +61,7 @@ def processor_features() -> set[str]:
 
 
 def blas_in_words() -> str:
-    """For which processor NumPy's OpenBLAS computes, who chose, and what would serve this processor better."""
+    """The processor that NumPy's OpenBLAS computes for, who chose it, and the remedy if another choice would be faster."""
     chosen = chosen_core()
     if chosen is None:
         return "none: NumPy has another BLAS"

@@ -31,7 +31,9 @@ def threads_for(work: int) -> int:
 
 @functools.cache
 def thread_count() -> int:
-    """How many threads the kernels use. (Numba takes longer to say it than some kernels take to run.)"""
+    """How many threads the kernels use. We keep the number, because Numba's own function takes as long as a small kernel.
+
+    So `use_threads` changes it; `numba.set_num_threads`, called directly, does not."""
     return numba.get_num_threads()
 
 

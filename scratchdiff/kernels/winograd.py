@@ -119,14 +119,15 @@ def convolution(x, w, b, pads):
     (top, bottom), (left, right) = pads
     N, H, W, C = x.shape
     y = np.empty((N, H + top + bottom - 2, W + left + right - 2, w.shape[3]), x.dtype)
-    columns, lanes, k = whole(w.shape[3], x), VECTOR // x.itemsize, constants(x.dtype)
-    # A column of vectors lies together in memory, as `multiply` reads them. We allocate SPARE vectors more than we use: were
-    # the 36 matrices a power of two apart, they would compete for the same places of the cache. (And a U without a gap could
-    # be contiguous, and Numba would compile everything a second time for that layout.)
-    U = np.empty((6, 6, columns // lanes * C + SPARE, lanes), x.dtype)[:, :, :-SPARE]
-    U = U.reshape(6, 6, columns // lanes, C, lanes).transpose(0, 1, 3, 2, 4)
+    width, lanes, k = whole(w.shape[3], x), VECTOR // x.itemsize, constants(x.dtype)
+    # U is (6, 6, Cin, columns, lanes), and a column of vectors lies together in memory, because `multiply` reads it so.
+    # SPARE vectors stay unused after each of the 36 matrices. Without them, the matrices would often start a power of two
+    # apart and compete for the same places of the cache. Also, U is never contiguous: if it sometimes were, Numba would
+    # compile the kernels a second time.
+    U = np.empty((6, 6, width // lanes * C + SPARE, lanes), x.dtype)[:, :, :-SPARE]
+    U = U.reshape(6, 6, width // lanes, C, lanes).transpose(0, 1, 3, 2, 4)
     transform_filter(w, U, k)
-    for plan, shares in plans(y.shape, max(C, columns), thread_count()):
+    for plan, shares in plans(y.shape, max(C, width), thread_count()):
         convolve_parallel(x, U, b, y, top, left, k, plan, shares)
     return y
 
@@ -144,7 +145,7 @@ def weight_gradient(x, dy, pads):
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def transform_filter(w, U, k):
-    """U = G w Gᵀ, the rows of a filter first, then cut into vectors. Zeros fill the last one."""
+    """U = G w Gᵀ, the rows of a filter first. The output channels are cut into vectors, and zeros fill the last vector."""
     columns, lanes = U.shape[3:]
     for c in prange(w.shape[2]):
         half = np.zeros((6, 3, columns * lanes), w.dtype)

@@ -14,9 +14,10 @@ from scratchdiff.kernels import FORMULAS
 
 
 def functions_of(f: Callable) -> list[FunctionType]:
-    """What f wraps, and the functions behind it, in the order in which they are met: of its file, or marked @op or @kernel.
+    """The function that f wraps and the functions that it uses, directly or through others, in order of first use.
 
-    A function marked @kernel is shown as its formula in NumPy, whichever twin runs. `check...` functions are left out."""
+    Functions of another file count only if they are marked @op or @kernel. A function marked @kernel is shown as its formula
+    in NumPy, whichever twin runs. `check...` functions are left out."""
     found = [inspect.unwrap(f)]
     for g in found:
         for name in global_names(g.__code__):

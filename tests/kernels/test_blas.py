@@ -57,7 +57,7 @@ BY_BLAS = {"dot", "vdot", "inner", "matmul", "tensordot", "einsum", "linalg"}
 
 @pytest.mark.parametrize("file", sorted(Path(kernels.__file__).parent.glob("*.py")), ids=lambda file: file.name)
 def test_no_compiled_function_calls_a_blas(file):
-    functions = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef)]
     for function in functions:
         if any("njit" in ast.unparse(decorator) for decorator in function.decorator_list):
             inside = list(ast.walk(function))

@@ -362,10 +362,12 @@ def test_the_36_matrices_of_a_filter_start_at_36_places_of_the_cache(monkeypatch
 
 def test_the_kernels_share_their_work_among_as_many_threads_as_they_were_told_to_use():
     before = threads.thread_count()
-    threads.use_threads(1)
-    assert threads.thread_count() == numba.get_num_threads() == 1 == threads.threads_for(10**9)
-    threads.use_threads(before)
-    assert threads.thread_count() == numba.get_num_threads() == before
+    try:
+        for count in (1, before):
+            threads.use_threads(count)
+            assert threads.thread_count() == numba.get_num_threads() == threads.threads_for(10**9) == count
+    finally:
+        threads.use_threads(before)
 
 
 def test_both_ways_of_convolving_are_among_the_cases():
