@@ -127,8 +127,7 @@ def convolution(x, w, b, pads):
     U = np.empty((6, 6, width // lanes * C + SPARE, lanes), x.dtype)[:, :, :-SPARE]
     U = U.reshape(6, 6, width // lanes, C, lanes).transpose(0, 1, 3, 2, 4)
     transform_filter(w, U, k)
-    for plan, shares in plans(y.shape, max(C, width), thread_count()):
-        convolve_parallel(x, U, b, y, top, left, k, plan, shares)
+    convolve_parallel(x, U, b, y, top, left, k, *plans(y.shape, max(C, width), thread_count()))
     return y
 
 
@@ -137,8 +136,7 @@ def weight_gradient(x, dy, pads):
     C, Co = x.shape[3], dy.shape[3]
     threads, k = thread_count(), constants(x.dtype)
     dU, dw = np.empty((threads, 6, 6, C, whole(Co, x)), x.dtype), np.empty((3, 3, C, Co), x.dtype)
-    for i, (plan, shares) in enumerate(plans(dy.shape, apart(max(C, Co), x), threads)):
-        gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], k, plan, shares, i == 0)
+    gradient_parallel(x, dy, dU, pads[0][0], pads[1][0], k, *plans(dy.shape, apart(max(C, Co), x), threads))
     transform_filter_back(dU, dw, k)
     return dw
 
@@ -207,10 +205,11 @@ def spans(size):
 
 @functools.lru_cache(1000)
 def plans(y_shape, widest, threads):
-    """For each rectangle of tiles of one size: its Plan, and the strips of each thread, shares[i]..shares[i+1]−1 for thread
-    i. widest: the most numbers that any matrix has for one tile."""
+    """(table, shares): row p of the table is the Plan of rectangle p, and thread i gets its strips
+    shares[p, i]..shares[p, i+1]−1. A rectangle holds the tiles of one size. widest: the most numbers that any matrix has
+    for one tile."""
     N, Ho, Wo, _ = y_shape
-    cut = []
+    table, shares = [], []
     for (height, top, down), (width, left, tiles) in product(spans(Ho), spans(Wo)):
         across = -(-tiles // max(1, (STRIP // widest - 2) // width))
         run = -(-tiles // across)
@@ -219,16 +218,23 @@ def plans(y_shape, widest, threads):
         most = max(1, min(TILES, PLANE // widest) // run)
         groups = max(1, -(-strips // (threads * most)))  # of each thread
         group = max(1, -(-strips // (threads * groups)))  # all groups of about one size
-        plan = Plan(height, width, top, left, min(Wo, left + width * tiles), run, across, down, group)
-        cut.append((plan, np.arange(threads + 1) * strips // threads))
-    return cut
+        table.append(Plan(height, width, top, left, min(Wo, left + width * tiles), run, across, down, group))
+        shares.append(np.arange(threads + 1) * strips // threads)
+    return np.array(table), np.array(shares)
+
+
+@njit(cache=True)
+def plan_of(row):
+    """The Plan whose numbers stand in a row of the table."""
+    return Plan(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8])
 
 
 @njit(cache=True, parallel=True)
-def convolve_parallel(x, U, b, y, top, left, k, plan, shares):
-    """Y = Aᵀ((B d Bᵀ) U) A + b, each thread on its share of the strips."""
-    for i in prange(len(shares) - 1):
-        convolve_strips(x, U, b, y, top, left, k, plan, shares[i], shares[i + 1])
+def convolve_parallel(x, U, b, y, top, left, k, table, shares):
+    """Y = Aᵀ((B d Bᵀ) U) A + b, each thread on its share of the strips of every rectangle."""
+    for i in prange(shares.shape[1] - 1):
+        for p in range(len(table)):
+            convolve_strips(x, U, b, y, top, left, k, plan_of(table[p]), shares[p, i], shares[p, i + 1])
 
 
 @njit(cache=True)
@@ -248,12 +254,12 @@ def convolve_strips(x, U, b, y, top, left, k, plan, begin, end):
 
 
 @njit(cache=True, parallel=True)
-def gradient_parallel(x, dy, dU, top, left, k, plan, shares, from_zero):
-    """dU[i] += Vᵀ dM over the strips of thread i, which starts `from_zero` at its first rectangle; their sum is dU."""
-    for i in prange(len(shares) - 1):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
-        if from_zero:
-            dU[i] = 0
-        gradient_strips(x, dy, dU[i], top, left, k, plan, shares[i], shares[i + 1])
+def gradient_parallel(x, dy, dU, top, left, k, table, shares):
+    """dU[i] = Vᵀ dM over the strips of thread i; their sum is dU."""
+    for i in prange(len(dU)):  # each thread adds up its own strips, so the order of the sum, and its bits, are fixed
+        dU[i] = 0
+        for p in range(len(table)):
+            gradient_strips(x, dy, dU[i], top, left, k, plan_of(table[p]), shares[p, i], shares[p, i + 1])
 
 
 @njit(cache=True)

@@ -58,8 +58,9 @@ def winograd_both_ways(x, y, C, Co, widest) -> tuple[Counter, int]:
     from scratchdiff.kernels.threads import thread_count
 
     cost, groups = Counter(far=x.nbytes + y.nbytes), 0
-    for plan, shares in winograd.plans(y.shape, widest, thread_count()):
-        strips = int(shares[-1])
+    table, shares = winograd.plans(y.shape, widest, thread_count())
+    for row, strips in zip(table.tolist(), shares[:, -1].tolist()):
+        plan = winograd.Plan(*row)
         tiles, places = strips * plan.run, (plan.height + 2) * (plan.width + 2)  # with the tiles that hang over the edge
         half = plan.width * (plan.height + 2)
         cost.update(products(tiles, C, Co, places))

@@ -327,7 +327,8 @@ def test_winograds_buffers_hold_what_its_plans_lay_out_in_them(dtype):
     M, channels = np.empty(0, dtype), (1, 16, 17, 64, 1000, winograd.MOST_CHANNELS)
     for C, Co, size, shares in itertools.product(channels, channels, (3, 4, 7, 13, 14, 40, 300), (1, 3)):
         for widest in (max(C, whole(Co, M)), apart(max(C, Co), M)):
-            for plan, _ in winograd.plans((2, size, size, Co), widest, shares):
+            for row in winograd.plans((2, size, size, Co), widest, shares)[0]:
+                plan = winograd.Plan(*row)
                 assert plan.group * plan.run * widest <= winograd.PLANE
                 assert max((plan.width * plan.run + 2) * C, plan.run * widest) <= winograd.LINE
 
