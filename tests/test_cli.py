@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +21,33 @@ from scratchdiff.runs import at_step
 TINY_UNET = dict(ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), groups=4, patch_size=2)
 
 
+@pytest.fixture(scope="module")
+def small_recipes():
+    """Networks that train in a moment."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for recipe in (recipes.MNIST, recipes.UNCONDITIONAL):
+            monkeypatch.setitem(recipe, "network_args", recipe["network_args"] | TINY_UNET)
+            monkeypatch.setitem(recipe, "batch_size", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(small_recipes, tmp_path_factory):
+    """A run of four steps on digits, trained once."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", "mnist", "--out", str(run), "--steps", "4"]) == 0
+    return run
+
+
 @pytest.fixture(autouse=True)
-def small_recipes(monkeypatch, tmp_path):
-    """Networks that train in a moment, in an empty folder."""
-    for recipe in (recipes.MNIST, recipes.UNCONDITIONAL):
-        monkeypatch.setitem(recipe, "network_args", recipe["network_args"] | TINY_UNET)
-        monkeypatch.setitem(recipe, "batch_size", 8)
+def empty_folder(small_recipes, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def mnist_run():
-    assert main(["train", "mnist", "--out", "run", "--steps", "4"]) == 0
+def mnist_run(trained, empty_folder):
+    """A copy of that run."""
+    shutil.copytree(trained, "run")
     return "run"
 
 

@@ -166,7 +166,8 @@ class RoundPosterior:
 
     def __init__(self, oracle, x, a, s):
         m, lam = oracle.means, oracle.lam
-        S = a**2 * lam + s**2  # (N, K)
+        lam = lam[:1] if (lam == lam[0]).all() else lam  # one column does for all
+        S = a**2 * lam + s**2  # (N, K), or (N, 1)
         squared = np.square(x).sum(1)[:, None] - 2 * a * (x @ m.T) + a**2 * np.square(m).sum(1)  # ‖x − a m_k‖²
         self.logits = log(oracle.weights) - 0.5 * oracle.d * np.log(2 * np.pi * S) - 0.5 * squared / S
         self.r = softmax(self.logits)
