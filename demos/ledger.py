@@ -11,11 +11,12 @@ process's own on the processor, so other programs do not change it; with two idl
 import argparse
 import importlib.util
 import json
-import platform
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from scratchdiff.cli import processor
 
 LESSONS = Path(__file__).parent / "lessons"
 FIGURES = LESSONS / "figures.json"
@@ -42,7 +43,7 @@ ROWS = [
     Row("10_heartbeats", "heartbeats: bound, bits a sequence (Sohl-Dickstein et al. 2015, Table 1)",
         "bits: bound of the network", "2.414", "2.322", "no: our network predicts x_0 and steps back by Bayes' rule"),
     Row("11_swiss_roll", "swiss roll, T = 40, 16 radial basis functions: bound, bits per point (the same, Table 1)",
-        "bits: bound of 16 radial basis functions", "−2.35 (K) for a roll of unknown noise and scale",
+        "bits: bound of 16 radial basis functions", "−2.35, which is −K, for a roll of unknown noise and scale",
         "the roll's entropy, see the lesson", "no: another roll; ours has known noise, so its entropy is known"),
     Row("13_vae", "VAE, 20 latents: test bound, nats per binarised digit (Kingma & Welling 2014)", "nats: test bound",
         "a curve without numbers", "", "no: trained on 9000 embedded digits, moved by up to a pixel"),
@@ -92,13 +93,6 @@ def run(name: str) -> dict:
     began = time.process_time()
     figures = lesson.main(**WHOLE.get(name, {}))
     return dict(figures=figures, seconds=round(time.process_time() - began), processor=processor())
-
-
-def processor() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def last_runs() -> dict:

@@ -107,7 +107,7 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=3.0, help="of training (%(default)s)")
     parser.add_argument("--samples", type=int, default=64, help="digits to make (%(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="of sampling, at most 1000 (%(default)s)")
-    parser.add_argument("--data", metavar="DIR", help="folder of MNIST-like IDX files (default: the embedded digits)")
+    parser.add_argument("--data", metavar="DIR", help="folder with MNIST's IDX files (default: the embedded digits)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="DIR", help="where to write (runs/mnist, or runs/mnist_unconditional)")
     main(**vars(parser.parse_args()))

@@ -40,6 +40,7 @@ from scratchdiff.runs import (
     draw,
     edit,
     examples,
+    folder_of,
     idx_images,
     load_data,
     load_images,
@@ -137,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
                    "probability-flow ODE, slowly; for images a bound in the mean (%(default)s)")  # fmt: skip
     c.add_argument("--data-dir", metavar="DIR", help="MNIST-like IDX files: the bound is then of their test images, and "
                    "without, of the embedded training digits; a run of fashion needs them")  # fmt: skip
-    c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the digit")
+    c.add_argument("--hide-labels", action="store_true", help="the bound of a model that is not told the class")
     c.add_argument("--seed", type=int, default=0)
     c.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     c.set_defaults(command=run_evaluate)
@@ -317,7 +318,7 @@ def run_sample(args) -> None:
     x = edited(args, rng)
     if x is None:
         x = draw(args.run, args.n, rng, args.sampler, args.steps, args.eta, args.guidance, args.label)
-    out = Path(args.out or (args.run if Path(args.run).is_dir() else f"runs/pretrained_{args.run}"))
+    out = Path(args.out or folder_of(args.run))
     out.mkdir(parents=True, exist_ok=True)
     if x.ndim == 2:
         save_clouds(out / "samples.png", [x], [f"{len(x)} samples"])
@@ -407,13 +408,13 @@ def measure_bound(args, say) -> dict:
     bound = Bound(np.concatenate([part.terms for part in parts]), parts[0].dims)
 
     each = bound.nats / (bound.dims * np.log(2))
-    given = " given the digit" if use_labels else ""
+    given = " given the class" if use_labels else ""
     say(f"{len(x0)} {name}: {bound.bits_per_dim:.3f} ± {bound.standard_error:.3f} bits/dim{given} "
         f"= L_0 {each[0]:.3f} + L_1..L_T-1 {each[1:-1].sum():.3f} + L_T {each[-1]:.1e}")  # fmt: skip
     if use_labels:  # p(x) ≥ p(y) p(x | y), and p(y) = 1/10
         unaided = bound.bits_per_dim + np.log2(classes) / bound.dims
         say(f"not given it, at most {unaided:.3f}: naming one of {classes} costs {np.log2(classes):.1f} bits more")
-    path = Path(args.run) / "bound.png"
+    path = folder_of(args.run) / "bound.png"
     save_bound(path, {f"{bound.bits_per_dim:.2f} bits/dim": bound}, f"What {name} cost {args.run}, step by step")
     say(f"{path} shows it by t")
     return dict(n=len(x0), data=name, bits_per_dim=bound.bits_per_dim, standard_error=bound.standard_error,
@@ -443,9 +444,9 @@ def measure_likelihood(args, say) -> dict:
     unit = (
         "nats, log p(x)"
         if points
-        else f"bits/dim{' given the digit' if use_labels else ''}, a bound in the mean, up to the probes' noise"
+        else f"bits/dim{' given the class' if use_labels else ''}, a bound in the mean, up to the probes' noise"
     )
-    error = values.std() / np.sqrt(len(values))
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     say(f"{len(x0)} {name}, by the ODE: {values.mean():.3f} ± {error:.3f} {unit}")
     return dict(n=len(x0), data=name, unit="nats" if points else "bits/dim", mean=values.mean(), standard_error=error)
 

@@ -69,8 +69,8 @@ def classify(images, data: str = "mnist") -> tuple[np.ndarray, np.ndarray]:
     require(usable, f"classify: needs finite images of shape (N, 28, 28, 1), N >= 1, got {images.shape}")
     classifier = load_classifier(data)
     parts = [classifier.features(images[i : i + 500]) for i in range(0, len(images), 500)]
-    logits = np.concatenate([ops.softmax(classifier.dense(part)).data for part in parts])
-    return np.concatenate([part.data for part in parts]).astype(np.float64), logits
+    probabilities = np.concatenate([ops.softmax(classifier.dense(part)).data for part in parts])
+    return np.concatenate([part.data for part in parts]).astype(np.float64), probabilities
 
 
 def frechet_distance(a, b) -> float:

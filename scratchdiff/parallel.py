@@ -37,13 +37,20 @@ def join():
         why = f"parallel: training on many processes needs mpi4py and an MPI: pip install 'scratchdiff[mpi]' ({error})"
         raise ValueError(why) from None
     comm = MPI.COMM_WORLD
-    neighbours = comm.Split_type(MPI.COMM_TYPE_SHARED).size
     if "NUMBA_NUM_THREADS" not in os.environ:
         from scratchdiff.kernels.threads import use_threads
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux; elsewhere
-        use_threads(max(1, cores // neighbours))
+        linux = hasattr(os, "sched_getaffinity")  # only there we can ask which cores are ours
+        own = os.sched_getaffinity(0) if linux else set(range(os.cpu_count() or 1))
+        use_threads(threads_of_rank(own, comm.Split_type(MPI.COMM_TYPE_SHARED).allgather(own)))
     return comm
+
+
+def threads_of_rank(own: set, of_machine: list[set]) -> int:
+    """How many threads a rank may use that runs on the cores `own`: they are divided among those ranks of its machine that
+    run on any of them. (mpiexec of Open MPI, and Slurm, give each rank cores of its own.)"""
+    sharing = sum(not own.isdisjoint(cores) for cores in of_machine)
+    return max(1, len(own) // sharing)
 
 
 def share_of_batch(comm, batch_size: int) -> int:

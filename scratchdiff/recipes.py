@@ -78,8 +78,8 @@ def with_groups(recipe: dict, images, rng: np.random.Generator) -> tuple[np.ndar
 
 def with_network(recipe: dict, network: str) -> dict:
     """A recipe for images with the denoiser "UNet" or "DiT", of about as many parameters. ValueError for other names."""
-    require(network in ("UNet", "DiT") and recipe["network"] != "MLP", "with_network: must be UNet or DiT, for images",
-            network=network)  # fmt: skip
+    require(network in ("UNet", "DiT"), "with_network: the network must be UNet or DiT", network=network)
+    require(recipe["network"] != "MLP", f"with_network: {network} takes images, and these are points")
     if network == recipe["network"]:
         return recipe
     shared = {key: recipe["network_args"][key] for key in ("image_size", "in_channels", "out_channels", "num_classes")}

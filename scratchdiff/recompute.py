@@ -16,8 +16,9 @@ def recompute(f, parameters: dict[str, Tensor] | None = None):
     """f as a function that keeps nothing: y = f(*xs) for Tensors or arrays xs, with the same gradients.
 
     f: takes Tensors and returns one Tensor; it must compute the same each time, so it makes its own generator for noise.
-    parameters: {name: Tensor} that f uses besides its arguments, such as a model's; each gets its gradient as well.
-    Without them, f's arguments alone get gradients. Raises ValueError if f does not return a Tensor.
+    All Tensors that f uses get their gradients, such as a model's weights. parameters: {name: Tensor} of these that the tape
+    is to see as arguments. It needs some where no x is a Tensor, because it does not record an op on arrays alone.
+    Raises ValueError if f does not return a Tensor.
     """
     weights = tuple((parameters or {}).values())
 
@@ -34,7 +35,7 @@ def recompute(f, parameters: dict[str, Tensor] | None = None):
             kept = [w.grad for w in weights]
             for w in weights:
                 w.grad = None
-            with Tape() as tape:
+            with off_the_tape(), Tape() as tape:
                 loss = (f(*xs) * dy).sum()
             tape.backward(loss)
             grads = [w.grad for w in weights]

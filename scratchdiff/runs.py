@@ -85,11 +85,21 @@ def examples(data: str | None, n: int, data_dir, rng, image_size=None) -> tuple[
     return x0[some], None if labels is None else labels[some], name
 
 
+def is_pretrained(run) -> bool:
+    """Whether run names weights of the package. A folder of that name counts if it holds a run."""
+    return str(run) in NAMES and not (Path(run) / CHECKPOINT).exists()
+
+
+def folder_of(run) -> Path:
+    """The folder for what is made from a run: its own, or runs/pretrained_NAME."""
+    return Path(f"runs/pretrained_{run}") if is_pretrained(run) else Path(run)
+
+
 def load_run(run) -> tuple:
     """(model with averaged weights, diffusion, settings) of a run's folder, or of pretrained weights by their name.
 
     Raises ValueError or FileNotFoundError."""
-    if str(run) in NAMES and not Path(run).exists():
+    if is_pretrained(run):
         return load_pretrained(str(run))
     meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
     check_settings(meta["settings"])
@@ -157,7 +167,7 @@ def origin(run) -> tuple[dict, Callable | None]:
     if run is None:
         of_ho = dict(schedule="linear", predict="eps", lr=1e-3)
         return MNIST | of_ho | dict(network_args=YARDSTICK, data="mnist", seed=0, steps=1000), None
-    if str(run) in NAMES and not Path(run).exists():
+    if is_pretrained(run):
         pretrained, _, settings = load_pretrained(str(run))
         weights = {name: p.data for name, p in pretrained.parameters().items()}
         return MNIST | settings, lambda model, ema, adam, rng: model.load(weights)
@@ -186,8 +196,8 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
 
     A model with classes draws each of them in turn, or only `label`; one with groups draws each by its share of the data.
 
-    None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for an eta without ddim, and
-    for a label that the model does not know."""
+    None stands for the recipe's setting, and for 50 steps, or all T of ddpm. Raises ValueError for eta without ddim, for
+    guidance without classes, and for a label that the model does not know."""
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
@@ -195,7 +205,6 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
     takes_steps = SAMPLERS[sampler].takes_steps
     require(takes_steps or steps is None, f"draw: {sampler} chooses its own steps and takes no number of them", steps=steps)
     steps = (steps or (diffusion.schedule.T if sampler == "ddpm" else 50)) if takes_steps else None
-    guidance = settings.get("guidance") if guidance is None else guidance
     extra = dict(steps=steps) if takes_steps else {}
     if sampler == "ddim":
         extra["eta"] = settings["eta"] if eta is None else eta
@@ -203,6 +212,8 @@ def draw(run, n, rng, sampler="ddim", steps=None, eta=None, guidance=None, label
         raise ValueError(f"draw: eta belongs to ddim, not to {sampler}")
     check_label("draw", settings, label)
     classes, shares = settings["network_args"].get("num_classes"), settings.get("shares")
+    require(guidance is None or classes, "draw: guidance needs a run with classes", guidance=guidance)
+    guidance = settings.get("guidance") if guidance is None else guidance
     parts, of_classes = [], model
     for first in range(0, n, 250):
         shape = (min(250, n - first), *one)
@@ -220,11 +231,13 @@ def edit(run, n, rng, source, mask=None, strength=None, steps=None, eta=None, gu
 
     mask: a file that says which pixels to keep; the others are made anew (`inpaint_steps`). Without it each image is edited
     (`sdedit_steps`, with strength and eta). None stands for strength 0.5, the recipe's setting, 50 steps, and any class.
-    Raises ValueError for images of another size than the run's, and for a label that the model does not know."""
+    Raises ValueError for images of another size than the run's, for a label that the model does not know, and for a guidance
+    without a label."""
     from scratchdiff.progress import watch_sampling
 
     model, diffusion, settings = load_run(run)
     check_label("edit", settings, label)
+    require(guidance is None or label is not None, "edit: guidance needs a label", guidance=guidance)
     images = load_pictures(source, shape_of_one(settings))
     masks = None if mask is None else load_masks(mask, images)
     guidance = settings.get("guidance") if guidance is None else guidance
@@ -257,8 +270,9 @@ def named_classes(settings: dict) -> int:
 def check_label(name: str, settings: dict, label) -> None:
     """Raise the ValueError of the function `name` for a label of no class."""
     classes = named_classes(settings)
-    require(label is None or 0 <= label < classes, f"{name}: label must be one of the model's {classes or 'no'} classes",
-            label=label)  # fmt: skip
+    if label is not None:
+        require(classes, f"{name}: the run has no classes, so it takes no label", label=label)
+        require(0 <= label < classes, f"{name}: label must be one of the model's {classes} classes", label=label)
 
 
 def load_pictures(path, shape: tuple) -> np.ndarray:

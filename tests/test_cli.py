@@ -87,7 +87,7 @@ def test_evaluate_prints_the_bound_with_and_without_the_labels(mnist_run, capsys
     assert main(told) == 0
     text = capsys.readouterr().out
     total, *parts = bits(text)
-    assert "4 training digits" in text and "given the digit" in text and "Fréchet" not in text
+    assert "4 training digits" in text and "given the class" in text and "Fréchet" not in text
     assert total == pytest.approx(sum(parts), abs=2e-3)
     assert f"at most {total + np.log2(10) / 784:.2f}" in text
     assert main([*told, "--hide-labels"]) == 0
@@ -250,10 +250,10 @@ def test_an_unconditional_run_draws_groups_by_their_shares_and_its_steps_can_be_
     assert np.abs(drawn - shares).max() < 4 * np.sqrt(shares.max() / 1000)
     assert np.corrcoef(drawn, shares)[0, 1] > 0.5  # of groups drawn in turn it is 0
     assert main(["evaluate", run, "-n", "0", "--bound", "2", "--draws", "2"]) == 0
-    assert "given the digit" not in capsys.readouterr().out
+    assert "given the class" not in capsys.readouterr().out
     assert main(["sample", run, "--label", "7"]) == 2 and main(["train", "toy:moons", "--unconditional"]) == 2
     errors = capsys.readouterr().err
-    assert "label must be one of the model's no classes, got 7" in errors
+    assert "the run has no classes, so it takes no label, got 7" in errors
     assert "only mnist and fashion have labels, which --unconditional hides, got 'toy:moons'" in errors
 
 
@@ -458,3 +458,20 @@ def test_a_run_of_points_has_nothing_to_inpaint(capsys):
     np.save("good.npy", np.zeros((2, 28, 28, 1), np.float32))
     assert main(["sample", "runs/toy_moons", "-n", "2", "--from", "good.npy"]) == 2
     assert "a run of points has no images" in capsys.readouterr().err
+
+
+def test_what_is_made_from_pretrained_weights_goes_to_runs_and_hides_them_from_nobody(tmp_path):
+    (tmp_path / "mnist").mkdir()  # a folder of that name, such as one of downloaded files, is no run
+    assert main(["evaluate", "mnist", "-n", "0", "--bound", "2", "--draws", "2"]) == 0
+    assert main(["sample", "mnist", "-n", "2", "--steps", "2"]) == 0
+    made = {"bound.png", "samples.npy", "samples.png"}
+    assert {p.name for p in (tmp_path / "runs" / "pretrained_mnist").iterdir()} == made
+
+
+def test_guidance_is_refused_where_there_is_no_class_to_guide_to(mnist_run, capsys):
+    assert main(["train", "toy:moons", "--steps", "3"]) == 0
+    assert main(["sample", "runs/toy_moons", "-n", "2", "--guidance", "1"]) == 2
+    assert "draw: guidance needs a run with classes, got 1.0" in capsys.readouterr().err
+    np.save("start.npy", np.zeros((1, 28, 28, 1), np.float32))
+    assert main(["sample", mnist_run, "-n", "2", "--from", "start.npy", "--guidance", "1"]) == 2
+    assert "edit: guidance needs a label, got 1.0" in capsys.readouterr().err

@@ -68,11 +68,11 @@ def test_the_unconditional_mnist_demo_never_sees_a_label(tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.UNCONDITIONAL, "batch_size", 8)
     demo, (digits, labels) = load("mnist"), mnist()
     saved = []
-    for labels in (labels[:1000], None):
-        monkeypatch.setattr(demo.sd.data, "mnist", lambda split, root, labels=labels: (digits[:1000], labels))
-        x = demo.main(minutes=0.01, samples=3, steps=2, out=tmp_path / f"{labels is None}", unconditional=True)
+    for shown in (labels[:1000], None):
+        monkeypatch.setattr(demo.sd.data, "mnist", lambda split, root, labels=shown: (digits[:1000], labels))
+        x = demo.main(minutes=0.01, samples=3, steps=2, out=tmp_path / f"{shown is None}", unconditional=True)
         assert x.shape == (3, 28, 28, 1) and np.isfinite(x).all()
-        saved.append(load_checkpoint(tmp_path / f"{labels is None}" / "model.npz")[0]["settings"])
+        saved.append(load_checkpoint(tmp_path / f"{shown is None}" / "model.npz")[0]["settings"])
     assert saved[0] == saved[1] and len(saved[0]["shares"]) == 64
 
 

@@ -37,6 +37,11 @@ def say(*values):
 """
 
 
+def test_the_cores_of_a_machine_are_divided_among_the_ranks_that_share_them():
+    assert [parallel.threads_of_rank({0, 1, 2, 3}, [{0, 1, 2, 3}] * n) for n in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    assert parallel.threads_of_rank({0, 1}, [{0, 1}, {2, 3}]) == 2  # the launcher gave each rank its own
+
+
 def start(ranks, code, *arguments):
     command = [MPIEXEC, "-n", str(ranks), sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -42,3 +42,24 @@ def test_recomputed_functions_nest_and_match_finite_differences(rng):
 
 def test_a_function_of_arrays_alone_gives_its_value():
     np.testing.assert_array_equal(sd.recompute(lambda x: x + 1.0)(np.ones(3)).data, np.full(3, 2.0))
+
+
+def test_the_walk_may_start_while_the_tape_still_records(rng):
+    a, x = rng.standard_normal((2, 3))
+    x = sd.Tensor(x)
+    with sd.Tape() as tape:
+        tape.backward((sd.recompute(lambda x: x * x)(x) * a).sum())
+    np.testing.assert_allclose(x.grad, 2 * a * x.data)
+
+
+def test_weights_get_their_gradients_whether_or_not_the_tape_sees_them(rng):
+    layer, a = sd.nn.Linear(3, 4, rng=rng, dtype=np.float64), rng.standard_normal((5, 3))
+    found = []
+    for seen in ({}, layer.parameters()):
+        layer.w.grad = layer.b.grad = None
+        with sd.Tape() as tape:
+            loss = sd.recompute(layer, seen)(sd.Tensor(a)).sum()
+        tape.backward(loss)
+        found.append((layer.w.grad, layer.b.grad))
+    for got, want in zip(*found):
+        np.testing.assert_array_equal(got, want)

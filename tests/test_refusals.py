@@ -186,7 +186,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "nn.FeedForward": [(lambda: nn.FeedForward(6, 0, rng=RNG), "out_features must be a positive integer, got 0")],
     "nn.TransformerBlock": [
         (lambda: nn.TransformerBlock(6, 2, 8, dropout=1.0, rng=RNG), "dropout must be in .*got 1.0"),
-        (lambda: nn.TransformerBlock(6, 2, 8, cross=True, rng=RNG)(X[0]), "cross=True got memory=False"),
+        (lambda: nn.TransformerBlock(6, 2, 8, cross=True, rng=RNG)(X[0]), "cross=True needs a memory"),
     ],
     "nn.DiT": [
         (lambda: nn.DiT(28, 1, 1, patch_size=3, rng=RNG), "patches of 3 do not tile images of 28 pixels"),
@@ -247,6 +247,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: unet()()(np.ones((1, 8, 8, 1)), [1], labels=[0]), "takes no labels"),
         (lambda: unet(num_classes=3)()(np.ones((1, 8, 8, 1)), [1], labels=[4]), "0..3"),
         (unet(dims=3), "dims must be 1 or 2, got 3"),
+        (unet(dims=1, down_padding=1), "signals need down_padding='same', got 1"),
         (unet(cond_channels=-1), "cond_channels must be an integer of at least 0, got -1"),
         (lambda: unet()()(np.ones((1, 8, 8, 1)), [1], cond=np.ones((1, 8, 8, 1))), "UNet: cond must be"),
         (lambda: unet(cond_channels=2)()(np.ones((1, 8, 8, 1)), [1], cond=np.ones((1, 8, 8, 1))), "cond must be"),
@@ -361,7 +362,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
     "ode_log_prob": [
         (lambda: sd.ode_log_prob(D, NET, nan()), "ode_log_prob: x0 must be finite floats"),
         (lambda: sd.ode_log_prob(D, NET, V), r"ode_log_prob: .*shape \(6,\)"),
-        (lambda: sd.ode_log_prob(D, NET, POINTS, probes=1), "need an rng .*got 1 and None"),
+        (lambda: sd.ode_log_prob(D, NET, POINTS, probes=1), "ode_log_prob: random probes need an rng, got None"),
         (lambda: sd.ode_log_prob(D, NET, POINTS, RNG, probes=0), "got 0"),
         (lambda: sd.ode_log_prob(D, NET, POINTS, RNG, probes=1.5), "got 1.5"),
         (lambda: sd.ode_log_prob(D, NET, POINTS, rtol=0), "rtol must be positive, got 0"),
@@ -609,8 +610,8 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (lambda: recipes.build(recipes.with_variance(recipes.TOY, "large"), RNG), "'large'"),  # `build` has the check
     ],
     "recipes.with_network": [
-        (lambda: recipes.with_network(recipes.MNIST, "MLP"), "must be UNet or DiT, for images, got 'MLP'"),
-        (lambda: recipes.with_network(recipes.TOY, "DiT"), "must be UNet or DiT, for images"),
+        (lambda: recipes.with_network(recipes.MNIST, "MLP"), "the network must be UNet or DiT, got 'MLP'"),
+        (lambda: recipes.with_network(recipes.TOY, "DiT"), "DiT takes images, and these are points"),
     ],
     "recipes.with_groups": [
         (lambda: recipes.with_groups(recipes.UNCONDITIONAL, M, RNG), "kmeans: 64 groups need at least 64"),

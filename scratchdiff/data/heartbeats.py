@@ -1,4 +1,4 @@
-"""Heartbeats: sequences of bits with a 1 at a fixed distance   (Sohl-Dickstein et al. 2015, Appendix B.1)."""
+"""Heartbeats: sequences of bits with a 1 at a fixed distance   (Sohl-Dickstein et al. 2015, Appendix D.1.2)."""
 
 import numpy as np
 

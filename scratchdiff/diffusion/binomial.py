@@ -1,4 +1,4 @@
-"""Diffusion over bits: each step moves every bit a little towards a fair coin   (Sohl-Dickstein et al. 2015, Appendix B).
+"""Diffusion over bits: each step moves every bit a little towards a fair coin   (Sohl-Dickstein et al. 2015, Table App.1).
 
     q(x_t = 1 | x_{t−1}) = x_{t−1} (1 − β_t) + ½ β_t,       β_t = 1/(T − t + 1)
 

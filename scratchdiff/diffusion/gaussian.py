@@ -84,8 +84,8 @@ class GaussianDiffusion:
         inside = t.shape in ((), like.shape[:1]) and ((1 <= t) & (t <= self.schedule.T)).all()
         require(inside, f"t must be a number or {like.shape[:1]} numbers in [1, {self.schedule.T}]", t=t)
         sigma = self.schedule.sigma(t).reshape(t.shape + (1,) * (like.ndim - t.ndim))
-        a = 1 / np.sqrt(1 + sigma**2)
-        return a.astype(like.dtype), (sigma * a).astype(like.dtype)
+        a, s = 1 / np.sqrt(1 + sigma**2), 1 / np.sqrt(1 + sigma**-2.0)  # a is 0 and s is 1 where σ is infinite
+        return a.astype(like.dtype), s.astype(like.dtype)
 
     def q_sample(self, x0, t, eps):
         """x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε, a draw of q(x_t | x_0) where ε ~ N(0, I)   (Ho et al. 2020, Eq. 4)."""

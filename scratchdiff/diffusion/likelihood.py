@@ -17,6 +17,7 @@ vᵀ(∂f/∂y) v is the trace, so a few do, at the price of some noise   (Hutch
 import numpy as np
 
 from scratchdiff.autograd import Tape, Tensor
+from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.diffusion.bound import check_data, check_pixels
 
 
@@ -39,12 +40,7 @@ def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, p
     if not rtol > 0:
         raise ValueError(f"ode_log_prob: rtol must be positive, got {rtol}")
     N, d = len(x0), x0[0].size
-    if probes is None:
-        v = np.broadcast_to(np.eye(d)[:, None], (d, N, d)).reshape(d, *x0.shape)
-    elif not isinstance(probes, (int, np.integer)) or probes < 1 or rng is None:
-        raise ValueError(f"ode_log_prob: random probes need an rng and must be 1 or more, got {probes} and {rng}")
-    else:
-        v = rng.choice([-1.0, 1.0], (probes, *x0.shape)) * np.sqrt(1 / probes)  # so that the sum of vᵀJv is their mean
+    v = probe_vectors("ode_log_prob", x0, probes, rng)
     schedule = diffusion.schedule
     first, final = schedule.sigma(1), schedule.sigma_max()
 
@@ -67,20 +63,40 @@ def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, p
 
 def eps_and_divergence(diffusion, model, x, t, v) -> tuple[np.ndarray, np.ndarray]:
     """(eps_hat, Σ_k v_kᵀ (∂eps_hat/∂x) v_k) at x (N, ...) and one real t, for vectors v (K, N, ...): (N, ...) and (N,)."""
-    K, N = v.shape[:2]
-    xs = Tensor(np.concatenate([x] * K))  # all K questions at once
-    v = v.reshape(K * N, *x.shape[1:]).astype(x.dtype)
-    with Tape() as tape:
-        out, _ = diffusion.split_output(model(xs, np.full(K * N, t)), xs)
-        total = (out * v).sum()
-    tape.backward(total)
+    out, jacobian_v = with_jacobian(lambda xs: diffusion.split_output(model(xs, np.full(len(xs), t)), xs)[0], x, v)
 
     def eps_hat(x, out):  # linear in both, so it carries vᵀ∂ as well as values
         return diffusion.predict_eps(x, t, diffusion.predict_x0(x, t, out))
 
-    jacobian_v = eps_hat(v, xs.grad)
-    divergence = (jacobian_v * v).reshape(K, N, -1).sum((0, 2), dtype=np.float64)
-    return eps_hat(x, out.data[:N]), divergence
+    return eps_hat(x, out), probed_trace(eps_hat(v.astype(x.dtype), jacobian_v), v)
+
+
+def probe_vectors(name: str, x, probes, rng) -> np.ndarray:
+    """Vectors v (K, N, ...) for x (N, ...) with Σ_k v_kᵀ J v_k = tr J for every matrix J: the K = d unit vectors, or, in the
+    mean, K = `probes` random signs over √K. Raises the ValueError of the function `name` for probes < 1, or without rng."""
+    N, d = len(x), x[0].size
+    if probes is None:
+        return np.broadcast_to(np.eye(d)[:, None], (d, N, d)).reshape(d, *x.shape)
+    require_positive_integers(name, probes=probes)
+    require(rng is not None, f"{name}: random probes need an rng", rng=rng)
+    return rng.choice([-1.0, 1.0], (probes, *x.shape)) / np.sqrt(probes)
+
+
+def with_jacobian(f, x, v) -> tuple[np.ndarray, np.ndarray]:
+    """(f(x), v_kᵀ ∂f/∂x) at x (N, ...) for vectors v (K, N, ...): (N, ...) and (K, N, ...).
+
+    f maps a Tensor (K N, ...) to one of its shape, each example by itself, so one walk down the tape answers all K."""
+    xs = Tensor(np.concatenate([x] * len(v)))
+    with Tape() as tape:
+        y = f(xs)
+        total = (y * v.reshape(xs.shape).astype(x.dtype)).sum()
+    tape.backward(total)
+    return y.data[: len(x)], xs.grad.reshape(v.shape)
+
+
+def probed_trace(jacobian_v, v) -> np.ndarray:
+    """Σ_k (v_kᵀ J) · v_k for each example, (N,) float64."""
+    return (jacobian_v * v).reshape(*v.shape[:2], -1).sum((0, 2), dtype=np.float64)
 
 
 def dequantised(x0, rng: np.random.Generator) -> np.ndarray:

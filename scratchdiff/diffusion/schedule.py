@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scratchdiff.checks import require
+from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.ops.activations import logistic
 
 NOISE_AT_T = 0.01  # the largest ᾱ_T without a warning: a tenth of the data's amplitude, √ᾱ_T, is then left in x_T
@@ -35,7 +35,7 @@ class Schedule:
     alpha_bar: np.ndarray = field(init=False)
 
     def __post_init__(self):
-        betas = np.asarray(self.betas, np.float64)
+        betas = np.array(self.betas, np.float64)  # a copy, since it is made read-only
         inside = betas.ndim == 1 and len(betas) >= 1 and (betas > 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1
         if not inside:
             seen = f"[{betas.min()}, {betas.max()}]" if betas.size else "nothing"
@@ -109,7 +109,7 @@ def quadratic_schedule(T: int = 1000, beta_start: float = 1e-4, beta_end: float 
 def constant_schedule(T: int = 1000, beta: float = 0.01) -> Schedule:
     """β_t = beta, so that ᾱ_t = (1 − beta)^t: log ᾱ falls in a straight line. The default ends where the linear one does.
 
-    Ho et al. 2020, section 4.2, tried it. Raises ValueError unless T ≥ 1 and beta lies in (0, 1)."""
+    Ho et al. 2020, Appendix B, tried it. Raises ValueError unless T ≥ 1 and beta lies in (0, 1)."""
     return Schedule(np.full(check_T("constant_schedule", T), beta))
 
 
@@ -162,5 +162,5 @@ def check_ends(name: str, beta_start: float, beta_end: float) -> None:
 
 def check_T(name: str, T: int) -> int:
     """T itself, or the ValueError of the schedule `name` if it is no positive integer."""
-    require(isinstance(T, (int, np.integer)) and T >= 1, f"{name}: T must be a positive integer", T=T)
+    require_positive_integers(name, T=T)
     return T

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from scratchdiff.autograd import Tape, Tensor
+from scratchdiff.autograd import Tensor
 from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.diffusion.bound import check_data
+from scratchdiff.diffusion.likelihood import probe_vectors, probed_trace, with_jacobian
 from scratchdiff.diffusion.samplers import SamplerStep, check_shape, langevin, length
 from scratchdiff.diffusion.score import finite_score
 
@@ -229,33 +230,28 @@ def sde_log_prob(sde, score, x, rng=None, probes=None, start=1e-5, rtol=1e-5) ->
 
     score(x, t): on Tensors, differentiable by the tape in x. probes: how many random sign vectors estimate the divergence
     (Hutchinson), drawn from rng once for the whole path; None for the exact divergence, which evaluates the score at
-    N · d points at once. start: x is treated as x at this t. Raises ValueError unless x is of finite floats, or for probes
-    without an rng; RuntimeError where the solver fails.
+    N · d points at once. start: x is treated as x at this t. The walks add to the gradient of each parameter: zero the
+    gradients before you train on. Raises ValueError unless x is of finite floats, or for probes without an rng; RuntimeError
+    where the solver fails.
     """
     from scipy.integrate import solve_ivp
 
     x = check_data("sde_log_prob", x).astype(np.float64)
     N, d = len(x), x[0].size
-    if probes is None:
-        v = np.broadcast_to(np.eye(d)[:, None], (d, N, d)).reshape(d, *x.shape)
-    else:
-        require_positive_integers("sde_log_prob", probes=probes)
-        require(rng is not None, "sde_log_prob: random probes need an rng", rng=rng)
-        v = rng.choice([-1.0, 1.0], (probes, *x.shape)) / np.sqrt(probes)
-    K = len(v)
+    v = probe_vectors("sde_log_prob", x, probes, rng)
 
     def slope(t, state):
         at, g2 = state[:-N].reshape(x.shape), sde.diffusion(t) ** 2
-        xs = Tensor(np.concatenate([at] * K))
-        with Tape() as tape:
-            s = score(xs, np.full(K * N, t))
+
+        def score_at_t(xs):
+            s = score(xs, np.full(len(xs), t))
             require(s.shape == xs.shape, "sde_log_prob: the score must have the shape of x", score=s, x=xs)
-            total = (s * v.reshape(xs.shape)).sum()
-        tape.backward(total)
-        divergence_s = (xs.grad * v.reshape(xs.shape)).reshape(K, N, -1).sum((0, 2))
+            return s
+
+        s, jacobian_v = with_jacobian(score_at_t, at, v)
         factor = float(sde.drift_factor(np.asarray(t)))
-        change = factor * at - 0.5 * g2 * s.data[:N]
-        return np.concatenate([change.ravel(), factor * d - 0.5 * g2 * divergence_s])
+        change = factor * at - 0.5 * g2 * s
+        return np.concatenate([change.ravel(), factor * d - 0.5 * g2 * probed_trace(jacobian_v, v)])
 
     found = solve_ivp(slope, (start, 1), np.concatenate([x.ravel(), np.zeros(N)]), rtol=rtol, atol=rtol)
     if not found.success:

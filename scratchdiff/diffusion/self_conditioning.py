@@ -37,16 +37,21 @@ def self_conditioned_loss(
 
 
 def self_conditioned(diffusion, model):
-    """The model(xt, t) for one run of a sampler: its condition is the x0_hat of the call before, and nothing at the first.
+    """The model(xt, t) for one run of a sampler: its condition is the x0_hat of the time before, and nothing at the first.
 
-    To guide it, pass it to `guided`. Raises ValueError for a model without cond_channels."""
+    To guide it, pass it to `guided`, which asks twice at each time: both calls have the same condition, and the first, with
+    the labels, gives the next one. Raises ValueError for a model without cond_channels."""
     check_model("self_conditioned", model)
-    last = None
+    time = cond = x0_hat = None
 
     def remembering(xt, t, **conditions):
-        nonlocal last
-        out = model(xt, t, cond=last, **conditions)
-        last = estimate(diffusion, out, xt, t)
+        nonlocal time, cond, x0_hat
+        first = time is None or not np.array_equal(t, time)
+        if first:
+            time, cond = t, x0_hat
+        out = model(xt, t, cond=cond, **conditions)
+        if first:
+            x0_hat = estimate(diffusion, out, xt, t)
         return out
 
     return like(remembering, model)

@@ -11,7 +11,7 @@ import numpy as np
 from scratchdiff.autograd import Tensor
 from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.diffusion.measurements import downsampled
-from scratchdiff.diffusion.self_conditioning import check_model
+from scratchdiff.diffusion.self_conditioning import check_model, like
 
 
 def super_resolution_loss(
@@ -24,7 +24,7 @@ def super_resolution_loss(
     check_model("super_resolution_loss", model)
     require(labels is None, "super_resolution_loss: takes no labels", labels=labels)
     cond = enlarged(np.asarray(downsampled(x0, factor)), factor)
-    return diffusion.loss(partial(model, cond=cond), x0, rng, **settings)
+    return diffusion.loss(like(partial(model, cond=cond), model), x0, rng, **settings)
 
 
 def super_resolved(model, small, factor: int = 4):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from scratchdiff.checks import require_positive_integers
+
 HISTORY = 10  # losses kept at each t: Nichol & Dhariwal 2021, section 3.3
 UNIFORM = 0.001  # the share of draws that stay uniform, as in their code, so that no t is forgotten
 
@@ -34,8 +36,7 @@ class ImportanceTimes:
     """
 
     def __init__(self, T: int):
-        if not isinstance(T, (int, np.integer)) or T < 1:
-            raise ValueError(f"ImportanceTimes: T must be a positive integer, got {T!r}")
+        require_positive_integers("ImportanceTimes", T=T)
         self.losses = np.zeros((T, HISTORY))  # a ring for each t
         self.seen = np.zeros(T, int)
 

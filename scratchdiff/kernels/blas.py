@@ -1,11 +1,11 @@
 """NumPy's OpenBLAS: its threads, and the processor it computes for.
 
-Our kernels multiply matrices themselves (products.py) and call no BLAS. NumPy calls one, and so do our formulas, because
-they are written in NumPy.
+Our kernels multiply matrices themselves (products.py), without a BLAS. NumPy calls one, and so do our formulas, because they
+are written in NumPy.
 
 OpenBLAS holds matrix products for many processors and chooses one set when it is loaded. It does not know every new
-processor: on AMD's Zen 5 the releases before September 2026 take the products of the Haswell, which use half of the vector
-width (github.com/OpenMathLib/OpenBLAS/issues/6029). The environment variable OPENBLAS_CORETYPE overrules the choice. NumPy
+processor: on a Zen 5 of AMD we saw it take the products of the Haswell, which use half of the vector width (see also
+github.com/OpenMathLib/OpenBLAS/issues/6029). The environment variable OPENBLAS_CORETYPE overrules the choice. NumPy
 has loaded its library before we run, so all that we can do is to name the remedy (`scratchdiff info`).
 """
 

@@ -12,7 +12,6 @@ from numba.core import event
 
 from scratchdiff.kernels import blas, compiling
 
-compiling.choose_cache_folder()  # before the first @njit below asks for it
 event.register("numba:compile", compiling.Announce())
 
 from scratchdiff.kernels.adam import adam_update  # noqa: E402

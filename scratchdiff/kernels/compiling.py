@@ -10,7 +10,6 @@ after an edit of a shared file, such as products.py, delete `__pycache__`.
 # pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
 import atexit
-import os
 import shutil
 import sys
 import tempfile
@@ -18,12 +17,14 @@ from pathlib import Path
 
 from numba import config
 from numba.core import event
+from numba.misc.appdirs import user_cache_dir
+
+FOLDERS = Path(__file__).parent / "__pycache__", Path(user_cache_dir("numba", False))  # where Numba tries, in this order
 
 
 def choose_cache_folder() -> None:
     """Choose a temporary folder for the compiled kernels, if neither the package's nor the user's can be written."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if not config.CACHE_DIR and not any(map(writable, (Path(__file__).parent / "__pycache__", user / "numba"))):
+    if not config.CACHE_DIR and not any(map(writable, FOLDERS)):
         config.CACHE_DIR = tempfile.mkdtemp(prefix="scratchdiff")
         atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
 
@@ -32,8 +33,7 @@ def cache_folder() -> Path:
     """The folder in which Numba keeps the compiled kernels."""
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR)
-    beside = Path(__file__).parent / "__pycache__"
-    return beside if writable(beside) else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+    return FOLDERS[0] if writable(FOLDERS[0]) else FOLDERS[1]
 
 
 def writable(folder: Path) -> bool:
@@ -55,7 +55,7 @@ class Announce(event.Listener):
     def on_start(self, compilation):
         """Print the message with the first kernel of ours."""
         if not self.said and compilation.data["dispatcher"].py_func.__module__.startswith("scratchdiff.kernels"):
-            print("scratchdiff: compiling the kernels, once (up to a minute) ...", file=sys.stderr, flush=True)
+            print("scratchdiff: compiling the kernels, once (about a minute) ...", file=sys.stderr, flush=True)
             self.said = True
 
     def on_end(self, compilation):

@@ -8,12 +8,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def prepare(*arrays):
-    """Contiguous, writeable, of one dtype: what Numba compiles the kernels for. Copies only what is not so already."""
+    """Contiguous, aligned, writeable, of one dtype: what Numba compiles the kernels for. Copies only what is not so yet."""
     dtype = arrays[0].dtype
     if all([a.flags.carray and a.dtype == dtype for a in arrays]):  # a list: quicker than a generator, for so few
         return arrays
     dtype = np.result_type(*arrays)
-    return [np.require(a, dtype, "CW") for a in arrays]
+    return [np.require(a, dtype, "CAW") for a in arrays]
 
 
 def keep_freed_memory() -> None:
@@ -27,5 +27,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 2**30)  # only arrays above 1 GB still come from the system each time
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    # only arrays above 1 GB still come from the system each time, or above 32 MB where an older glibc refuses more
+    if mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

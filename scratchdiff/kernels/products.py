@@ -26,6 +26,10 @@ from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from scratchdiff.kernels.compiling import choose_cache_folder
+
+choose_cache_folder()  # before the first @njit below asks for it
+
 VECTOR = 64  # bytes: one register of AVX-512, two of AVX2, four of ARM's NEON
 MOST_TERMS = 256  # of a sum at a time: so many vectors of B fit into the first-level cache
 

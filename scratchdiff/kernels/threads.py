@@ -5,10 +5,10 @@ hand-over costs milliseconds. So the first kernel that runs sets OpenBLAS to one
 another one, which only metrics.py calls, and which keeps its threads.) The number of Numba's threads is the environment
 variable NUMBA_NUM_THREADS, or the number of cores.
 
-Numba's threads, which OpenMP runs, spin for about a millisecond while they wait and then sleep (unless the user has set
-OMP_WAIT_POLICY or GOMP_SPINCOUNT). To sleep at once costs a tenth of a training step in waking up; to spin for long, as is
-the default, made small networks a hundred times slower where another program wanted a core, because the thread that has
-work waits for one that only spins.
+Where GNU's OpenMP runs Numba's threads, as on Linux without TBB, they spin for about a millisecond while they wait and
+then sleep (unless the user has set OMP_WAIT_POLICY or GOMP_SPINCOUNT). To sleep at once costs a tenth of a training step in
+waking up; to spin for long, as is the default, made small networks a hundred times slower where another program wanted a
+core, because the thread that has work waits for one that only spins.
 """
 # pyright: reportAttributeAccessIssue=false, reportPrivateImportUsage=false
 
@@ -17,6 +17,10 @@ import os
 
 import numba
 from numba import njit
+
+from scratchdiff.kernels.compiling import choose_cache_folder
+
+choose_cache_folder()  # before the first @njit below asks for it
 
 WORTH_A_THREAD = 2**20  # multiplications: one thread finishes fewer before a second one is awake
 

@@ -127,8 +127,9 @@ class TimestepMLP(Module):
     """t → temb: the sinusoidal embedding of width `dim`, then linear → SiLU → linear.   (N,) → (N, width).
 
     scale · (t + offset) is embedded, so that offset = −1 counts timesteps from 0. freq_shift, cos_first: as
-    `ops.timestep_embedding`. learned: the frequencies ω of the sines are learned, from those on; `dim` must then be even.
-    We learn log ω: t reaches 1000, so a step of Adam on ω itself would turn the slow sines by radians."""
+    `ops.timestep_embedding`. learned: the frequencies ω of the sines are learned, starting from the usual ones;
+    `dim` must then be even. We learn log ω: t reaches 1000, so a step of Adam on ω itself would turn the slow sines by
+    radians."""
 
     def __init__(self, dim, width, *, offset=0, scale=1, freq_shift=1, cos_first=False, learned=False, rng,
                  dtype=np.float32):  # fmt: skip

@@ -81,7 +81,8 @@ class TransformerBlock(Module):
 
     def __call__(self, x, memory=None, mask=None, memory_mask=None, dropout_rng=None):
         has_memory, wants_memory = memory is not None, self.cross_attention is not None
-        require(has_memory == wants_memory, f"TransformerBlock: a block with cross={wants_memory} got memory={has_memory}")
+        require(has_memory == wants_memory, f"TransformerBlock: a block with cross={wants_memory} "
+                f"{'needs a' if wants_memory else 'takes no'} memory")  # fmt: skip
         parts = [lambda x: self.attention(x, mask=mask), lambda x: self.feed_forward(x)]
         if wants_memory:
             parts.insert(1, lambda x: self.cross_attention(x, memory, memory_mask))

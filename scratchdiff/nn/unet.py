@@ -114,6 +114,7 @@ class UNet(Module):
         levels, channels = len(ch_mult), [round(ch * mult) for mult in ch_mult]
         require_positive_integers("UNet", **{f"ch · ch_mult[{i}]": c for i, c in enumerate(channels)})
         require(dims in (1, 2), "UNet: dims must be 1 or 2", dims=dims)
+        require(dims == 2 or down_padding == "same", "UNet: signals need down_padding='same'", down_padding=down_padding)
         whole = isinstance(cond_channels, (int, np.integer)) and cond_channels >= 0
         require(whole, "UNet: cond_channels must be an integer of at least 0", cond_channels=cond_channels)
         require(image_size % (patch_size * 2 ** (levels - 1)) == 0,

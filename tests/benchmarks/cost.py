@@ -5,7 +5,8 @@ how much of it the machine does in a second:
 
     seconds = Σ count/speed,    over the five counts
 
-flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile
+flops   multiplications and additions in matrix products, those that are really done: Winograd's 36 products a tile. What
+        norms, Winograd's transforms and the softmax take counts as so many flops of a product
 near    bytes that a thread writes to its own buffers, in its cache, and reads back: Winograd's transforms, im2col
 far     bytes of whole arrays, from memory and to it, by the kernels, with all threads
 alone   the same by NumPy's own functions, with one thread: upsampling, turning a filter
@@ -160,7 +161,7 @@ def op_cost(record, dy, grads) -> dict:
         return {}  # views of what is there, as a reshape gives
     x, moved = args[0], sum(a.nbytes for a in read + written)
     if record.name.startswith("group_norm"):
-        trips = 2 if forward else 3  # over an image: one through memory, the others in the cache
+        trips = 2 if forward else 3  # far: x and y, or dy, x and dx; near: the passes over an image in the cache, as many
         return dict(flops=NORM[not forward] * x.size, near=trips * x.nbytes, far=trips * x.nbytes)
     if record.name == "attention":
         scores = x[..., 0].size * args[1].shape[-2]

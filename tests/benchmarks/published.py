@@ -1,8 +1,8 @@
 """Published networks, here and in PyTorch: how far apart, how fast?   python tests/benchmarks/published.py   (two minutes)
 
 Needs torch, diffusers and safetensors. Random weights of diffusers' UNet2DModel go through a folder into our U-Net, in each
-form of tests/parity/test_diffusers.py and in that of google/ddpm-cifar10-32, whose 35,746,307 parameters one forward pass is
-timed with. The two take turns; each time is the median of `--turns`.
+form of tests/parity/test_diffusers.py (batch 4) and in that of google/ddpm-cifar10-32 (35,746,307 parameters, batches 1 and
+8). One forward pass is then timed here and there, in turn; each time is the median of `--turns`.
 """
 
 import argparse

@@ -81,18 +81,17 @@ def seconds(run, model) -> tuple[float, int]:
 
 
 def main(steps=20, digits=16, rounds=3):
-    """Print the table, and return it as {name: (seconds, times ddim, evaluations, one evaluation beside ddim's)}."""
+    """Print the table."""
     model, diffusion = sd.pretrained("mnist")
-    runs, rows = samplers(diffusion, model, digits, steps), {}
+    runs = samplers(diffusion, model, digits, steps)
     seconds(runs["ddim"], model)  # compiles the kernels
     print(f"{digits} digits, {steps} steps")
     print(f"{'sampler':<16}{'seconds':>9}{'× ddim':>9}{'evaluations':>13}{'× an evaluation':>17}")
     for name, run in runs.items():
         both = [(seconds(runs["ddim"], model), seconds(run, model)) for _ in range(rounds)]
         (base, calls_base), (taken, calls) = (min(pair[i] for pair in both) for i in (0, 1))
-        rows[name] = taken, taken / base, calls, taken / base * calls_base / calls
-        print(f"{name:<16}{taken:>9.2f}{rows[name][1]:>9.2f}{calls:>13}{rows[name][3]:>17.2f}")
-    return rows
+        ratio = taken / base
+        print(f"{name:<16}{taken:>9.2f}{ratio:>9.2f}{calls:>13}{ratio * calls_base / calls:>17.2f}")
 
 
 if __name__ == "__main__":

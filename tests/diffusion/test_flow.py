@@ -45,7 +45,7 @@ def test_the_gradient_matches_finite_differences_for_the_noise_of_eight_steps_an
     assert sd.gradcheck(lambda x: sd.ddim_flow(diffusion, net, x, steps=8), x, max_probes=8) < 1e-6
 
     def flow(*_):
-        return sd.ddim_flow(diffusion, net, x, steps=3, parameters=parameters)
+        return sd.ddim_flow(diffusion, net, x, steps=3)
 
     assert sd.gradcheck(flow, *parameters.values(), max_probes=1) < 1e-6
 
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_the_flow_that_keeps_everything():
         for p in net.parameters().values():
             p.grad = None
         with sd.Tape() as tape:
-            loss = sd.ddim_flow(diffusion, net, x, steps=5, parameters=net.parameters(), keep=keep)[0, 1, 2, 0] * 1.0
+            loss = sd.ddim_flow(diffusion, net, x, steps=5, keep=keep)[0, 1, 2, 0] * 1.0
         tape.backward(loss)
         gradients.append([x.grad, *(p.grad for p in net.parameters().values())])
     for got, want in zip(*gradients):

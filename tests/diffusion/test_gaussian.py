@@ -205,3 +205,11 @@ def test_offset_noise_adds_one_draw_per_image_and_channel_to_eps():
     np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], added.shape))
     assert len(np.unique(added.round(9))) == 6
     np.testing.assert_allclose(losses, [np.square(eps).mean() for eps in seen])  # the target has it too
+
+
+def test_between_the_last_two_steps_of_a_schedule_that_ends_in_pure_noise_there_is_pure_noise():
+    diffusion = sd.GaussianDiffusion(sd.jsd_schedule(10), predict="v")
+    x, v = np.array([[2.0]]), np.array([[3.0]])
+    for t in (10, 10.0, 9.5):
+        assert diffusion.signal_and_noise(t, x) == (0, 1)
+        assert diffusion.predict_x0(x, t, v) == -3  # √ᾱ x − √(1−ᾱ) v

@@ -128,3 +128,10 @@ def test_ends_outside_zero_to_one_are_refused(make, ends):
 def test_a_sigmoid_that_does_not_fall_is_refused(wrong):
     with pytest.raises(ValueError, match="sigmoid_alpha_bar_schedule: needs start < end and tau > 0"):
         sd.sigmoid_alpha_bar_schedule(10, **wrong)
+
+
+def test_the_betas_that_a_schedule_is_made_of_stay_the_callers_own():
+    betas = np.full(10, 0.5)
+    schedule = sd.Schedule(betas)
+    betas[0] = 0.1
+    assert schedule.betas[0] == 0.5

@@ -79,3 +79,23 @@ def test_the_estimate_of_a_learned_variance_is_that_of_its_first_half():
     d = sd.GaussianDiffusion(sd.cosine_schedule(20), predict="x0", variance="learned")
     out = ops.concat([np.ones((2, 3)), np.full((2, 3), 9.0)])
     np.testing.assert_array_equal(room.estimate(d, out, np.zeros((2, 3)), np.array([1, 2])), np.ones((2, 3)))
+
+
+def test_guidance_shows_both_of_its_questions_the_estimate_that_the_labelled_one_gave_before():
+    questions = []
+
+    class Labelled(Shown):
+        num_classes = 3
+
+        def __call__(self, xt, t, cond=None, labels=None):
+            questions.append((labels[0], cond, xt * 0.5 + (0 if cond is None else cond) + 0.1 * labels[0]))
+            return sd.Tensor(questions[-1][2])
+
+    model = sd.guided(sd.self_conditioned(D, Labelled()), [1, 1], 0.5)
+    sd.sample_ddim(D, model, (2, 2, 2, 1), np.random.default_rng(2), steps=3)
+    assert [label for label, _, _ in questions] == [1, 3] * 3  # the class, then none
+    shown, answers = [cond for _, cond, _ in questions], [answer for _, _, answer in questions]
+    assert shown[0] is shown[1] is None
+    for i in (2, 4):
+        np.testing.assert_array_equal(shown[i], np.clip(answers[i - 2], -1, 1))
+        np.testing.assert_array_equal(shown[i + 1], shown[i])

@@ -31,3 +31,15 @@ def test_a_network_that_copies_what_it_is_shown_has_the_loss_of_the_small_image(
 def test_a_block_averaged_is_the_pixel_that_it_came_from(rng):
     small = rng.standard_normal((2, 3, 4, 2))
     np.testing.assert_allclose(sd.diffusion.downsampled(enlarged(small, 3), 3).data, small)
+
+
+def test_a_network_with_dropout_trains_with_it(rng):
+    class Dropping(Copy):
+        dropout, seen = 0.5, []
+
+        def __call__(self, xt, t, cond=None, dropout_rng=None):
+            self.seen.append(dropout_rng)
+            return sd.Tensor(cond)
+
+    sd.super_resolution_loss(D, Dropping(), np.zeros((1, 4, 4, 1)), rng)
+    assert Dropping.seen == [rng]

@@ -21,7 +21,7 @@ def run(**environment):
 
 def test_compiling_is_announced_in_one_line_and_happens_once(tmp_path):
     first, second = (run(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    assert first == "scratchdiff: compiling the kernels, once (up to a minute) ...\n"
+    assert first == "scratchdiff: compiling the kernels, once (about a minute) ...\n"
     assert second == ""
 
 
@@ -34,6 +34,17 @@ def test_the_temporary_folder_is_deleted_when_the_process_ends(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout == "[[2.]]\n" and "compiling" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("room", ["threads", "products"])
+def test_the_temporary_folder_is_chosen_whichever_kernels_are_imported_first(room, tmp_path):
+    code = "from scratchdiff.kernels import compiling; compiling.writable = lambda folder: False; " \
+           f"import scratchdiff.kernels.{room}; print(compiling.cache_folder())"  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | dict(
+        TMPDIR=str(tmp_path)
+    )
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"{tmp_path}/scratchdiff")
 
 
 @pytest.mark.parametrize("can_write, chosen", ((True, ""), (False, "scratchdiff")))

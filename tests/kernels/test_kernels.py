@@ -234,7 +234,7 @@ def test_a_compiled_join_of_arrays_without_entries_is_that_of_numpy():
     assert [a.shape for a in outputs(compiled.join, (xs, 1))] == [(0, 7, 2), (0, 3, 2), (0, 4, 2)]
 
 
-def test_attention_to_scores_of_a_thousand_does_not_overflow():
+def test_attention_to_scores_of_two_million_does_not_overflow():
     q = np.full((1, 2, 4), 1000, np.float32)
     y, _ = compiled.attend(q, q * np.float32([[[1], [-1]]]), np.float32([[[1], [2]]]))
     np.testing.assert_array_equal(y, [[[1], [1]]])
@@ -361,7 +361,7 @@ def test_the_36_matrices_of_a_filter_start_at_36_places_of_the_cache(monkeypatch
     assert len(starts) == 36  # addresses 4096 bytes apart share a place in the first-level cache
 
 
-def test_the_kernels_share_their_work_among_as_many_threads_as_they_were_told_to_use():
+def test_use_threads_sets_numbas_count_of_threads_and_the_one_that_we_keep():
     before = threads.thread_count()
     try:
         for count in (1, before):
