@@ -58,7 +58,7 @@ def main(minutes=3.0, samples=64, steps=50, data=None, seed=0, out=None, uncondi
     ema = sd.EMA(model.parameters(), recipe["ema"])
     print(f"{model.num_parameters():,} parameters, {len(digits):,} digits, {minutes:g} minutes")
     losses, step = [], 0
-    limits = dict(seconds=60 * minutes, batch_size=recipe["batch_size"], labels=labels)
+    limits = dict(seconds=60 * minutes, batch_size=recipe["batch_size"], hold=recipe["hold"], labels=labels)
     with polite_stop() as stop:
         for step, loss, *_ in watch_training(train(model, diffusion, digits, adam, ema, rng, **limits)):
             losses.append(loss)

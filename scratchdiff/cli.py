@@ -261,7 +261,7 @@ def train_run(args, path, data, labels, recipe, rng, comm=None) -> int:
         start = restore(meta, groups, model, ema, adam, rng)
         losses, seconds = meta["losses"].tolist(), meta["seconds"]
 
-    limits = dict(steps=args.steps, batch_size=recipe["batch_size"], accumulate=recipe["accumulate"])
+    limits = dict(steps=args.steps) | {key: recipe[key] for key in ("batch_size", "accumulate", "hold")}
     if comm:
         start = comm.bcast(start)
         parallel.broadcast(comm, model.parameters(), adam)

@@ -20,7 +20,7 @@ from scratchdiff.train import train
 from scratchdiff.weights.pretrained import NAMES, load_pretrained
 
 CHECKPOINT = "model.npz"
-TRAINING = ("batch_size", "lr", "ema", "loss", "label_dropout", "accumulate", "flip")  # settings that sampling does not need
+TRAINING = ("batch_size", "lr", "ema", "loss", "label_dropout", "accumulate", "flip", "hold")  # sampling needs none of them
 
 
 def load_data(name: str, data_dir, rng, image_size=None, unconditional=False) -> tuple[np.ndarray, np.ndarray | None, dict]:
@@ -142,7 +142,7 @@ def at_step(run=None, step: int | None = None, data_dir=None, dtype=np.float32) 
     model, diffusion = build(settings, rng)
     adam, ema = Adam(model.parameters(), settings["lr"]), EMA(model.parameters(), settings["ema"])
     loss, augment = build_loss(settings, diffusion), random_flips if settings["flip"] else None
-    drawn = {key: settings[key] for key in ("batch_size", "accumulate")}
+    drawn = {key: settings[key] for key in ("batch_size", "accumulate", "hold")}
     if step is None:
         resume(model, ema, adam, rng)
     else:
@@ -165,16 +165,17 @@ def origin(run) -> tuple[dict, Callable | None]:
 
     resume(model, ema, adam, rng) puts the saved state into those; None for the yardstick, of which none is saved."""
     if run is None:
-        of_ho = dict(schedule="linear", predict="eps", lr=1e-3)
+        of_ho = dict(schedule="linear", predict="eps", lr=1e-3, hold=0.0)
         return MNIST | of_ho | dict(network_args=YARDSTICK, data="mnist", seed=0, steps=1000), None
+    older = dict(hold=0.0)  # what runs of older versions do not name
     if is_pretrained(run):
         pretrained, _, settings = load_pretrained(str(run))
         weights = {name: p.data for name, p in pretrained.parameters().items()}
-        return MNIST | settings, lambda model, ema, adam, rng: model.load(weights)
+        return MNIST | older | settings, lambda model, ema, adam, rng: model.load(weights)
     meta, groups = load_checkpoint(Path(run) / CHECKPOINT)
     check_settings(meta["settings"])
     recipe = TOY if meta["settings"]["network"] == "MLP" else MNIST
-    return recipe | meta["settings"], lambda *parts: restore(meta, groups, *parts)
+    return recipe | older | meta["settings"], lambda *parts: restore(meta, groups, *parts)
 
 
 def crc(data: np.ndarray, labels: np.ndarray | None) -> int:

@@ -25,14 +25,15 @@ class TrainStep(NamedTuple):
 
 
 def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, batch_size=128, steps=None, seconds=None,
-          warmup_steps=50, clip_norm=1.0, start=0, labels=None, loss=None, accumulate=1,
+          warmup_steps=50, hold=0.0, clip_norm=1.0, start=0, labels=None, loss=None, accumulate=1,
           augment=None, average=None) -> Iterator[TrainStep]:  # fmt: skip
     """Minimise `diffusion.loss(model, ·)` on batches of data; yield a TrainStep after each update.
 
     data: (n, ...), drawn from with replacement; labels: (n,) their classes, for a model that takes them. loss: another
     function of (model, batch, rng, labels=), such as `functools.partial(diffusion.loss, min_snr=5)`. It ends after
     `steps` steps in all or `seconds` seconds, whichever comes first. The optimiser owns the learning rate: each step scales
-    optimizer.lr by a factor that rises to 1 over `warmup_steps` and falls to 0 as a cosine of the share that is done.
+    optimizer.lr by a factor that rises to 1 over `warmup_steps`, stays there for the share `hold` of the run, such as 0.6
+    (Hägele et al. 2024), and falls to 0 as a cosine of the rest.
     augment: a function of (batch, rng) that returns the batch changed at random, such as `data.random_flips`.
     accumulate: how many batches make one step; their gradients are averaged, as for one batch so many times as large.
     average: a function of (parameters, loss) that averages the gradients over many processes and returns the mean loss:
@@ -44,7 +45,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     it names the step and the op where it began.
     """
     loss = loss or diffusion.loss
-    check_limits(steps, seconds, warmup_steps, clip_norm, start)
+    check_limits(steps, seconds, warmup_steps, hold, clip_norm, start)
     require_positive_integers("train", accumulate=accumulate)
     require(average is None or seconds is None, "train: many processes need steps as the limit", seconds=seconds)
     data = np.asarray(data)
@@ -63,7 +64,7 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
     progress = run_share(step, steps, 0.0, seconds)
     while progress < 1:
         step += 1
-        lr_scale = warmup(step, warmup_steps) * cosine_decay(progress)
+        lr_scale = warmup(step, warmup_steps) * cosine_decay((progress - hold) / (1 - hold))
         optimizer.zero_grad()
         drawn = [next(draws) for _ in range(accumulate)]
         state = rng.bit_generator.state
@@ -92,12 +93,13 @@ def train(model, diffusion, data, optimizer, ema, rng: np.random.Generator, *, b
         yield TrainStep(step, mean_loss, grad_norm, optimizer.lr * lr_scale, progress)
 
 
-def check_limits(steps, seconds, warmup_steps, clip_norm, start) -> None:
+def check_limits(steps, seconds, warmup_steps, hold, clip_norm, start) -> None:
     """Raise the ValueError of `train` for settings out of range."""
     limited = (steps, seconds) != (None, None) and (steps is None or steps > 0) and (seconds is None or seconds > 0)
     require(limited, "train: give a positive number of steps or seconds", steps=steps, seconds=seconds)
     require(warmup_steps >= 0 and start >= 0 and clip_norm > 0, "train: warmup_steps and start must not be negative, and "
             "clip_norm must be positive", warmup_steps=warmup_steps, start=start, clip_norm=clip_norm)  # fmt: skip
+    require(0 <= hold < 1, "train: hold must be in [0, 1)", hold=hold)
 
 
 def run_share(step, steps, elapsed, seconds) -> float:

@@ -585,6 +585,7 @@ REFUSALS = {  # public name: [(a call, what its message says)]
         (run(seconds=np.nan), "seconds nan"),
         (run(accumulate=0), "accumulate must be a positive integer, got 0"),
         (run(warmup_steps=-1), "warmup_steps"),
+        (run(hold=1.0), "hold must be in .*got 1.0"),
         (run(clip_norm=0), "clip_norm"),
         (run(start=-1), "start"),
         (run(batch_size=0), "batch_size must be"),

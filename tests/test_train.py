@@ -52,6 +52,12 @@ def test_steps_count_from_one_and_the_rate_rises_then_falls_to_zero():
     assert steps[-1].progress == 1.0 and all(s.grad_norm > 0 for s in steps)
 
 
+def test_the_rate_stays_for_the_share_that_is_held_and_falls_to_zero_in_the_rest():
+    rates = [s.lr for s in run(*fresh(lr=1e-3), steps=100, warmup_steps=0, hold=0.6)]
+    assert rates[:61] == [1e-3] * 61 and rates[80] == pytest.approx(0.5e-3) and rates[-1] < 2e-6
+    assert (np.diff(rates[60:]) < 0).all()
+
+
 def test_the_optimiser_owns_the_learning_rate():
     model, adam, ema, rng = fresh(lr=1e-5)
     steps = run(model, adam, ema, rng, steps=20, warmup_steps=0)
