@@ -73,6 +73,12 @@ def classify(images, data: str = "mnist") -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([part.data for part in parts]).astype(np.float64), probabilities
 
 
+@cache
+def embedded_features() -> np.ndarray:
+    """The features of the 10,000 embedded digits, (10000, 96)."""
+    return classify(mnist()[0])[0]
+
+
 def frechet_distance(a, b) -> float:
     """d² = ‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a C_b)^½), of the normal distributions fitted to the rows of a and b.
 
@@ -184,9 +190,9 @@ def judge(samples, digits=None, seed: int = 0, data: str = "mnist") -> Judgement
     and NaN for fewer than four samples, which have no third neighbour. data: whose classifier judges, "mnist" or "fashion".
     Raises ValueError for clothes without reference clothes, since none come with the package."""
     require(digits is not None or data == "mnist", f"judge: {data} needs reference images")
+    real = embedded_features() if digits is None else classify(digits, data)[0]
     digits = mnist()[0] if digits is None else digits
     features, probabilities = classify(samples, data)
-    real = classify(digits, data)[0]
     some = np.random.default_rng(seed).permutation(len(real))[: len(features)]
     enough = min(len(features), len(real)) > 3
     precision, recall = precision_recall(features, real[some]) if enough else (np.nan, np.nan)

@@ -14,6 +14,7 @@ from PIL import Image
 from scratchdiff import recipes
 from scratchdiff.checkpoint import load_checkpoint
 from scratchdiff.cli import main
+from scratchdiff.data import mnist
 from scratchdiff.diffusion import SAMPLERS, guided
 from scratchdiff.page import save_page
 from scratchdiff.runs import at_step
@@ -234,6 +235,8 @@ def test_sampling_one_class_draws_only_it_into_the_folder_named(mnist_run, tmp_p
 
 
 def test_an_unconditional_run_draws_groups_by_their_shares_and_its_steps_can_be_repeated(capsys, monkeypatch):
+    digits, labels = (a[:1000] for a in mnist())
+    monkeypatch.setattr("scratchdiff.runs.mnist", lambda split, folder: (digits, labels))
     assert main(["train", "mnist", "--unconditional", "--steps", "3"]) == 0
     run, drawn = "runs/mnist_unconditional", []
     meta = load_checkpoint(Path(run) / "model.npz")[0]

@@ -19,7 +19,7 @@ def kmeans(x, k: int, rng: np.random.Generator, iterations: int = 50) -> np.ndar
     x = x.reshape(len(x), -1).astype(np.float64)  # in float32 the groups depend on the order in which a BLAS adds
     means, groups = x[rng.choice(len(x), k, replace=False)], np.full(len(x), -1)
     for _ in range(iterations):
-        before, groups = groups, (np.square(means).sum(1) - 2 * x @ means.T).argmin(1)  # ‖x − m‖², but for ‖x‖²
+        before, groups = groups, (np.square(means).sum(1) - x @ (2 * means).T).argmin(1)  # ‖x − m‖², but for ‖x‖²
         if (groups == before).all():
             break
         for j in np.unique(groups):  # a group that lost all its members keeps its mean
