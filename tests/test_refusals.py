@@ -735,7 +735,8 @@ def test_every_public_name_is_in_the_table():
     helpers = """train.check_limits train.find_culprit train.run_share checkpoint.flush_folder checkpoint.open_archive
         checkpoint.directory checkpoint.read checkpoint.check_meta checkpoint.lock checkpoint.Allotment
         optim.unit_progress optim.adam_update
-        metrics.symmetric_sqrt autograd.add_arrays autograd.constant autograd.with_first autograd.keep_first"""
+        metrics.symmetric_sqrt metrics.embedded_features
+        autograd.add_arrays autograd.constant autograd.with_first autograd.keep_first"""
     twice = {f"{room}.{name}" for room in ("nn", "optim", "autograd") for name in sd.__all__} | {"MLP", "UNet", "DiT"}
     listed = set(REFUSALS) | {name.removeprefix("nn.") for name in REFUSALS}
     assert exported - kinds - set(helpers.split()) - twice - listed == set()
