@@ -40,15 +40,15 @@ def join():
     if "NUMBA_NUM_THREADS" not in os.environ:
         from scratchdiff.kernels.threads import use_threads
 
-        linux = hasattr(os, "sched_getaffinity")  # only there we can ask which cores are ours
+        linux = hasattr(os, "sched_getaffinity")  # elsewhere Python cannot say which cores are ours
         own = os.sched_getaffinity(0) if linux else set(range(os.cpu_count() or 1))
         use_threads(threads_of_rank(own, comm.Split_type(MPI.COMM_TYPE_SHARED).allgather(own)))
     return comm
 
 
 def threads_of_rank(own: set, of_machine: list[set]) -> int:
-    """How many threads a rank may use that runs on the cores `own`: they are divided among those ranks of its machine that
-    run on any of them. (mpiexec of Open MPI, and Slurm, give each rank cores of its own.)"""
+    """How many threads a rank on the cores `own` may use: it divides them with the ranks of its machine that run on any of
+    them. of_machine: the cores of each rank of the machine, its own too. (Open MPI and Slurm give each rank other cores.)"""
     sharing = sum(not own.isdisjoint(cores) for cores in of_machine)
     return max(1, len(own) // sharing)
 

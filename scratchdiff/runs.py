@@ -142,11 +142,11 @@ def at_step(run=None, step: int | None = None, data_dir=None, dtype=np.float32) 
     model, diffusion = build(settings, rng)
     adam, ema = Adam(model.parameters(), settings["lr"]), EMA(model.parameters(), settings["ema"])
     loss, augment = build_loss(settings, diffusion), random_flips if settings["flip"] else None
-    drawn = {key: settings[key] for key in ("batch_size", "accumulate", "hold")}
+    drawn = {key: settings[key] for key in ("batch_size", "accumulate")}
     if step is None:
         resume(model, ema, adam, rng)
     else:
-        how = dict(labels=labels, loss=loss, augment=augment, **drawn)
+        how = dict(labels=labels, loss=loss, augment=augment, hold=settings["hold"], **drawn)
         steps = train(model, diffusion, data, adam, ema, rng, steps=last_step, **how)
         for _ in zip(range(step - 1), steps):
             pass

@@ -463,7 +463,7 @@ def test_a_run_of_points_has_nothing_to_inpaint(capsys):
     assert "a run of points has no images" in capsys.readouterr().err
 
 
-def test_what_is_made_from_pretrained_weights_goes_to_runs_and_hides_them_from_nobody(tmp_path):
+def test_what_is_made_from_pretrained_weights_goes_to_runs_and_they_can_still_be_sampled(tmp_path):
     (tmp_path / "mnist").mkdir()  # a folder of that name, such as one of downloaded files, is no run
     assert main(["evaluate", "mnist", "-n", "0", "--bound", "2", "--draws", "2"]) == 0
     assert main(["sample", "mnist", "-n", "2", "--steps", "2"]) == 0

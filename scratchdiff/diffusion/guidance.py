@@ -120,7 +120,7 @@ def add_score(diffusion, out, xt, t, change) -> np.ndarray:
 def gradient(f, x, dtype=np.float64) -> np.ndarray:
     """df/dx, float64, at an array x for a function f from a Tensor of that dtype to a scalar Tensor.
 
-    The `grad` of all other Tensors stays as it was, but for those inside a function that `recompute` made.
+    The `grad` of all other Tensors stays as it was, except of those that a recomputed function uses (`recompute`).
     Raises ValueError if f does not depend on x."""
     xs = Tensor(np.asarray(x, dtype))
     with Tape() as tape:

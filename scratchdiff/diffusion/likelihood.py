@@ -63,17 +63,18 @@ def ode_log_prob(diffusion, model, x0, rng: np.random.Generator | None = None, p
 
 def eps_and_divergence(diffusion, model, x, t, v) -> tuple[np.ndarray, np.ndarray]:
     """(eps_hat, Σ_k v_kᵀ (∂eps_hat/∂x) v_k) at x (N, ...) and one real t, for vectors v (K, N, ...): (N, ...) and (N,)."""
-    out, jacobian_v = with_jacobian(lambda xs: diffusion.split_output(model(xs, np.full(len(xs), t)), xs)[0], x, v)
+    out, vjp = value_and_vjp(lambda xs: diffusion.split_output(model(xs, np.full(len(xs), t)), xs)[0], x, v)
 
     def eps_hat(x, out):  # linear in both, so it carries vᵀ∂ as well as values
         return diffusion.predict_eps(x, t, diffusion.predict_x0(x, t, out))
 
-    return eps_hat(x, out), probed_trace(eps_hat(v.astype(x.dtype), jacobian_v), v)
+    return eps_hat(x, out), probed_trace(eps_hat(v.astype(x.dtype), vjp), v)
 
 
 def probe_vectors(name: str, x, probes, rng) -> np.ndarray:
     """Vectors v (K, N, ...) for x (N, ...) with Σ_k v_kᵀ J v_k = tr J for every matrix J: the K = d unit vectors, or, in the
-    mean, K = `probes` random signs over √K. Raises the ValueError of the function `name` for probes < 1, or without rng."""
+    mean, K = `probes` vectors of random signs over √K   (Hutchinson 1990).
+    Raises the ValueError of the function `name` for probes < 1, or without rng."""
     N, d = len(x), x[0].size
     if probes is None:
         return np.broadcast_to(np.eye(d)[:, None], (d, N, d)).reshape(d, *x.shape)
@@ -82,8 +83,8 @@ def probe_vectors(name: str, x, probes, rng) -> np.ndarray:
     return rng.choice([-1.0, 1.0], (probes, *x.shape)) / np.sqrt(probes)
 
 
-def with_jacobian(f, x, v) -> tuple[np.ndarray, np.ndarray]:
-    """(f(x), v_kᵀ ∂f/∂x) at x (N, ...) for vectors v (K, N, ...): (N, ...) and (K, N, ...).
+def value_and_vjp(f, x, v) -> tuple[np.ndarray, np.ndarray]:
+    """(f(x), v_kᵀ ∂f/∂x) at x (N, ...) for vectors v (K, N, ...): (N, ...) and the vector–Jacobian products (K, N, ...).
 
     f maps a Tensor (K N, ...) to one of its shape, each example by itself, so one walk down the tape answers all K."""
     xs = Tensor(np.concatenate([x] * len(v)))
@@ -94,9 +95,9 @@ def with_jacobian(f, x, v) -> tuple[np.ndarray, np.ndarray]:
     return y.data[: len(x)], xs.grad.reshape(v.shape)
 
 
-def probed_trace(jacobian_v, v) -> np.ndarray:
+def probed_trace(vjp, v) -> np.ndarray:
     """Σ_k (v_kᵀ J) · v_k for each example, (N,) float64."""
-    return (jacobian_v * v).reshape(*v.shape[:2], -1).sum((0, 2), dtype=np.float64)
+    return (vjp * v).reshape(*v.shape[:2], -1).sum((0, 2), dtype=np.float64)
 
 
 def dequantised(x0, rng: np.random.Generator) -> np.ndarray:

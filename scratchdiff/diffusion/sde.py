@@ -23,7 +23,7 @@ import numpy as np
 from scratchdiff.autograd import Tensor
 from scratchdiff.checks import require, require_positive_integers
 from scratchdiff.diffusion.bound import check_data
-from scratchdiff.diffusion.likelihood import probe_vectors, probed_trace, with_jacobian
+from scratchdiff.diffusion.likelihood import probe_vectors, probed_trace, value_and_vjp
 from scratchdiff.diffusion.samplers import SamplerStep, check_shape, langevin, length
 from scratchdiff.diffusion.score import finite_score
 
@@ -248,10 +248,10 @@ def sde_log_prob(sde, score, x, rng=None, probes=None, start=1e-5, rtol=1e-5) ->
             require(s.shape == xs.shape, "sde_log_prob: the score must have the shape of x", score=s, x=xs)
             return s
 
-        s, jacobian_v = with_jacobian(score_at_t, at, v)
+        s, vjp = value_and_vjp(score_at_t, at, v)
         factor = float(sde.drift_factor(np.asarray(t)))
         change = factor * at - 0.5 * g2 * s
-        return np.concatenate([change.ravel(), factor * d - 0.5 * g2 * probed_trace(jacobian_v, v)])
+        return np.concatenate([change.ravel(), factor * d - 0.5 * g2 * probed_trace(vjp, v)])
 
     found = solve_ivp(slope, (start, 1), np.concatenate([x.ravel(), np.zeros(N)]), rtol=rtol, atol=rtol)
     if not found.success:

@@ -37,10 +37,10 @@ def self_conditioned_loss(
 
 
 def self_conditioned(diffusion, model):
-    """The model(xt, t) for one run of a sampler: its condition is the x0_hat of the time before, and nothing at the first.
+    """The model(xt, t) for one run of a sampler: its condition is the x0_hat of the timestep before; none at the first.
 
-    To guide it, pass it to `guided`, which asks twice at each time: both calls have the same condition, and the first, with
-    the labels, gives the next one. Raises ValueError for a model without cond_channels."""
+    To guide it, pass it to `guided`, which asks twice at each timestep. Both calls get the same condition, and the first
+    call, with the labels, gives that of the next timestep. Raises ValueError for a model without cond_channels."""
     check_model("self_conditioned", model)
     time = cond = x0_hat = None
 

@@ -11,18 +11,16 @@ adam.py         Adam's update
 from numba.core import event
 
 from scratchdiff.kernels import blas, compiling
-
-event.register("numba:compile", compiling.Announce())
-
-from scratchdiff.kernels.adam import adam_update  # noqa: E402
-from scratchdiff.kernels.attention import attend  # noqa: E402
-from scratchdiff.kernels.conv import convolve  # noqa: E402
-from scratchdiff.kernels.linear import affine, silu_affine  # noqa: E402
-from scratchdiff.kernels.memory import keep_freed_memory  # noqa: E402
-from scratchdiff.kernels.moving import add_arrays, join  # noqa: E402
-from scratchdiff.kernels.norm import normalise, normalise_silu  # noqa: E402
+from scratchdiff.kernels.adam import adam_update
+from scratchdiff.kernels.attention import attend
+from scratchdiff.kernels.conv import convolve
+from scratchdiff.kernels.linear import affine, silu_affine
+from scratchdiff.kernels.memory import keep_freed_memory
+from scratchdiff.kernels.moving import add_arrays, join
+from scratchdiff.kernels.norm import normalise, normalise_silu
 
 __all__ = ["adam_update", "add_arrays", "affine", "attend", "convolve", "join", "normalise", "normalise_silu", "silu_affine"]
 
+event.register("numba:compile", compiling.Announce())
 blas.keep_blas_to_one_thread()
 keep_freed_memory()

@@ -15,7 +15,7 @@ from scratchdiff.kernels.products import multiply, narrow, transposed, vectors, 
 from scratchdiff.kernels.threads import share, thread_count
 
 BLOCK = 2**16  # numbers in a block of rows: they should stay in the cache
-MOST_ROWS = 64  # found by trying
+MOST_ROWS = 64  # in a block, found by trying
 
 
 def convolution(x, w, b, s, pads):

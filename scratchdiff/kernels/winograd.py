@@ -207,7 +207,7 @@ def spans(size):
 def plans(y_shape, widest, threads):
     """(table, shares): row p of the table is the Plan of rectangle p, and thread i gets its strips
     shares[p, i]..shares[p, i+1]−1. A rectangle holds the tiles of one size. widest: the most numbers that any matrix has
-    for one tile."""
+    for one tile. (A parallel loop of Numba takes arrays, but no list of Plans.)"""
     N, Ho, Wo, _ = y_shape
     table, shares = [], []
     for (height, top, down), (width, left, tiles) in product(spans(Ho), spans(Wo)):
